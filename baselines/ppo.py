@@ -1,0 +1,312 @@
+"""Independent PPO (IPPO): every agent learns by proximal policy optimisation, the others being part of its world.
+
+Schulman et al. (2017) for the surrogate, de Witt et al. (2020) for its use by independent agents. With P parameter
+sets (one per agent, or one for all when shared) and B streams of experience for each (E environments, times N agents
+when shared), an update is P single-agent updates side by side: `[T, E, N, ...]` becomes `[P, T, B, ...]` and
+everything after that is a `vmap` over P, optimiser and gradient clipping included.
+
+For each parameter set, with ratio rho = pi(a|o) / pi_old(a|o) and advantages A by GAE,
+
+    L = -E min(rho A, clip(rho, 1 - eps, 1 + eps) A)
+        + c_v E 1/2 max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2) - c_e E H(pi).
+
+Where the clock cuts an episode the advantage bootstraps from the value of the true final observation.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
+from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
+from marl_suite.envs.errors import InputError
+from marl_suite.learning import returns
+from marl_suite.learning.distributions import Distribution, num_outputs, policy_distribution
+from marl_suite.learning.networks import ACTIVATIONS, SequenceNetwork, features, num_features
+
+
+class IPPO(Configuration):
+    """Independent proximal policy optimisation."""
+
+    group: ClassVar[str] = "ppo"
+
+    learning_rate: float = 1e-3  # Adam's
+    gamma: float = 0.96  # discount
+    gae_lambda: float = 0.95
+    clip: float = 0.2  # of the ratio, and of the value when clip_value
+    entropy_coefficient: float = 0.01
+    value_coefficient: float = 0.5
+    max_gradient_norm: float = 0.5  # global norm, per parameter set
+    num_envs: int = static(128)
+    rollout_length: int = static(50)  # steps per update
+    epochs: int = static(4)
+    minibatches: int = static(4)  # the streams are split, never time
+    hidden_sizes: tuple[int, ...] = static((64, 64))
+    activation: str = static("tanh")
+    recurrent: bool = static(False)  # a GRU after the dense layers
+    share_parameters: bool = static(False)
+    normalise_advantages: bool = static(True)  # per agent, over the whole batch
+    clip_value: bool = static(True)
+    anneal: bool = static(True)  # learning rate falls linearly to zero over the run
+
+    def build(self, spec: EnvSpec) -> Learner:
+        return PPO(self, spec).learner()
+
+    def check(self) -> None:
+        one_of("ppo.activation", self.activation, ACTIVATIONS)
+        for field in ("num_envs", "rollout_length", "epochs", "minibatches"):
+            at_least(f"ppo.{field}", getattr(self, field), 1)
+        for field in (
+            "learning_rate",
+            "entropy_coefficient",
+            "value_coefficient",
+            "max_gradient_norm",
+            "clip",
+        ):
+            at_least(f"ppo.{field}", getattr(self, field), 0)
+        for field in ("gamma", "gae_lambda"):
+            at_least(f"ppo.{field}", getattr(self, field), 0)
+            at_most(f"ppo.{field}", getattr(self, field), 1)
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise InputError(f"ppo.hidden_sizes needs positive sizes, got {self.hidden_sizes}")
+
+
+class PPOState(struct.PyTreeNode):
+    """Parameters, optimiser and the critic's memory, each with a leading axis of P parameter sets."""
+
+    actor: PyTree  # [P, ...]
+    critic: PyTree  # [P, ...]
+    optimiser: PyTree  # [P, ...]
+    critic_memory: PyTree  # [P, B, H] before the next rollout, empty when feed-forward
+
+
+class Batch(struct.PyTreeNode):
+    """One parameter set's rollout."""
+
+    observation: jax.Array  # [T, B, F]
+    action: jax.Array  # [T, B, ...]
+    action_mask: jax.Array | None  # bool [T, B, A]
+    reset: jax.Array  # bool [T, B]
+    log_prob: jax.Array  # [T, B] under the policy that acted
+    value: jax.Array  # [T, B] before the update
+    advantage: jax.Array  # [T, B]
+    target: jax.Array  # [T, B] return estimates for the critic
+    actor_memory: PyTree  # [1, B, H] before row 0
+    critic_memory: PyTree  # [1, B, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class PPO:
+    """The algorithm for one game; its methods are the learner's pure functions. `config` may hold traced numbers."""
+
+    config: IPPO
+    spec: EnvSpec
+
+    # ------------------------------------------------------------------ shapes
+    @property
+    def num_sets(self) -> int:
+        """P, the number of parameter sets."""
+        return 1 if self.config.share_parameters else self.spec.num_agents
+
+    @property
+    def num_streams(self) -> int:
+        """B, the streams of experience of each parameter set."""
+        return self.config.num_envs * self.spec.num_agents // self.num_sets
+
+    def to_streams(self, x: jax.Array) -> jax.Array:
+        """[T, E, N, ...] -> [P, T, B, ...]: the experience of each parameter set."""
+        if self.config.share_parameters:
+            return x.reshape(1, x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+        return jnp.moveaxis(x, 2, 0)
+
+    def to_agents(self, x: jax.Array) -> jax.Array:
+        """[P, T, B, ...] -> [T, E, N, ...], the inverse of `to_streams`."""
+        if self.config.share_parameters:
+            return x[0].reshape(x.shape[1], -1, self.spec.num_agents, *x.shape[3:])
+        return jnp.moveaxis(x, 0, 2)
+
+    def inputs(self, observation: PyTree) -> jax.Array:
+        """Observations [T, E, N, ...] -> network inputs [P, T, B, F]."""
+        return self.to_streams(features(self.spec.observation_space, observation))
+
+    # ------------------------------------------------------------------ parts
+    def network(self, num_outputs: int, head_gain: float) -> SequenceNetwork:
+        config = self.config
+        return SequenceNetwork(num_outputs, config.hidden_sizes, config.recurrent, config.activation, head_gain)
+
+    @property
+    def actor(self) -> SequenceNetwork:
+        return self.network(num_outputs(self.spec.action_space), head_gain=0.01)
+
+    @property
+    def critic(self) -> SequenceNetwork:
+        return self.network(1, head_gain=1.0)
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        config = self.config
+        steps = self.spec.num_updates * config.epochs * config.minibatches
+        rate = optax.linear_schedule(config.learning_rate, 0.0, steps) if config.anneal else config.learning_rate
+        return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(rate, eps=1e-5))
+
+    # ------------------------------------------------------------------ acting
+    def init(self, key: jax.Array) -> PPOState:
+        inputs, reset = jnp.zeros((1, 1, num_features(self.spec.observation_space))), jnp.zeros((1, 1), bool)
+
+        def one_set(key: jax.Array) -> PPOState:
+            keys = jax.random.split(key)
+            actor, critic = (
+                net.init(k, net.initial_memory(1), inputs, reset)
+                for net, k in zip((self.actor, self.critic), keys, strict=True)
+            )
+            memory = self.critic.initial_memory(self.num_streams)
+            return PPOState(actor, critic, self.optimiser.init((actor, critic)), memory)
+
+        return jax.vmap(one_set)(jax.random.split(key, self.num_sets))
+
+    def memory(self, num_envs: int) -> PyTree:
+        return self.actor.initial_memory(num_envs, self.spec.num_agents)
+
+    def distribution(
+        self, actor: PyTree, memory: PyTree, observation: PyTree, mask: jax.Array | None
+    ) -> tuple[Distribution, PyTree]:
+        """The policies [E, N] at one step, and the memory [E, N, H] after it."""
+        inputs = self.inputs(jax.tree.map(lambda x: x[None], observation))
+        memory = jax.tree.map(lambda m: self.to_streams(m[None])[:, 0], memory)
+        no_reset = jnp.zeros(inputs.shape[1:3], bool)  # the loop has cleared the memory already
+        outputs, memory = jax.vmap(self.actor.apply, (0, 0, 0, None))(actor, memory, inputs, no_reset)
+        memory = jax.tree.map(lambda m: self.to_agents(m)[0], memory)
+        return policy_distribution(self.spec.action_space, self.to_agents(outputs)[0], mask), memory
+
+    def act(self, state: PPOState, memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
+        distribution, memory = self.distribution(state.actor, memory, observation, mask)
+        action, log_prob = distribution.sample_and_log_prob(seed=key)
+        return action, memory, log_prob
+
+    def policy(self, state: PPOState, greedy: bool) -> Act:
+        def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
+            distribution, memory = self.distribution(state.actor, memory, observation, mask)
+            return distribution.mode() if greedy else distribution.sample(seed=key), memory, ()
+
+        return act
+
+    # ------------------------------------------------------------------ learning
+    def row_reset(self, trajectory: Trajectory) -> jax.Array:
+        """bool [T, B]"""
+        return jnp.repeat(trajectory.reset, self.num_streams // self.config.num_envs, axis=1)
+
+    def values(self, state: PPOState, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, PyTree]:
+        """V(o_t) and V of the true successor [T, E, N], and the critic's memory after every row [P, T, B, H]."""
+        apply = jax.vmap(self.critic.apply, (0, 0, 0, None))
+        inputs, reset = self.inputs(trajectory.observation), self.row_reset(trajectory)
+        v_tm1, memories = apply(state.critic, state.critic_memory, inputs, reset)
+        # All successors in one call, as a sequence of length one that goes on from each row's memory.
+        successors = self.inputs(trajectory.next_observation).reshape(self.num_sets, 1, -1, inputs.shape[-1])
+        carried = jax.tree.map(lambda m: m.reshape(self.num_sets, -1, m.shape[-1]), memories)
+        v_t, _ = apply(state.critic, carried, successors, jnp.zeros(successors.shape[1:3], bool))
+        return self.to_agents(v_tm1)[..., 0], self.to_agents(v_t.reshape(v_tm1.shape))[..., 0], memories
+
+    def advantages(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array) -> jax.Array:
+        """Generalised advantages [T, E, N] from the values of each row's state and of its true successor."""
+        discount_t = self.config.gamma * (1.0 - trajectory.terminated.astype(jnp.float32))
+        discount_t, cut_t = (jnp.broadcast_to(x[..., None], v_tm1.shape) for x in (discount_t, trajectory.done))
+        return returns.generalised_advantages(trajectory.reward, discount_t, v_tm1, v_t, cut_t, self.config.gae_lambda)
+
+    def loss(self, params: tuple[PyTree, PyTree], batch: Batch) -> tuple[jax.Array, Metrics]:
+        """One parameter set's loss, the equation at the top of this file."""
+        config = self.config
+        actor_memory, critic_memory = jax.tree.map(lambda m: m[0], (batch.actor_memory, batch.critic_memory))
+        outputs, _ = self.actor.apply(params[0], actor_memory, batch.observation, batch.reset)
+        value, _ = self.critic.apply(params[1], critic_memory, batch.observation, batch.reset)
+        distribution = policy_distribution(self.spec.action_space, outputs, batch.action_mask)
+        log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+        value_clip = config.clip if config.clip_value else None
+        policy_loss = clipped_surrogate(log_ratio, batch.advantage, config.clip)
+        value_loss = squared_error(value[..., 0], batch.value, batch.target, value_clip)
+        entropy = distribution.entropy().mean()
+        total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
+        kl = ((jnp.exp(log_ratio) - 1) - log_ratio).mean()  # Schulman (2020), estimator k3
+        return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "kl": kl}
+
+    def learn(self, params: tuple[PyTree, PyTree], optimiser_state: PyTree, batch: Batch, key: jax.Array):
+        """All epochs of one parameter set."""
+
+        def descend(carry, rows: jax.Array):
+            params, optimiser_state = carry
+            gradient, metrics = jax.grad(self.loss, has_aux=True)(params, jax.tree.map(lambda x: x[:, rows], batch))
+            updates, optimiser_state = self.optimiser.update(gradient, optimiser_state, params)
+            return (optax.apply_updates(params, updates), optimiser_state), metrics
+
+        def epoch(carry, key: jax.Array):
+            order = jax.random.permutation(key, self.num_streams).reshape(self.config.minibatches, -1)
+            return jax.lax.scan(descend, carry, order)
+
+        return jax.lax.scan(epoch, (params, optimiser_state), jax.random.split(key, self.config.epochs))
+
+    def update(
+        self, state: PPOState, trajectory: Trajectory, key: jax.Array, simulate: Simulate
+    ) -> tuple[PPOState, Metrics]:
+        del simulate
+        v_tm1, v_t, critic_memories = self.values(state, trajectory)
+        advantage = self.advantages(trajectory, v_tm1, v_t)
+        target = advantage + v_tm1
+        if self.config.normalise_advantages:
+            advantage = returns.normalise(advantage, axis=(0, 1))  # per agent: their rewards differ in scale
+        reset = self.row_reset(trajectory)
+        batch = Batch(
+            observation=self.inputs(trajectory.observation),
+            action=self.to_streams(trajectory.action),
+            action_mask=jax.tree.map(self.to_streams, trajectory.action_mask),
+            reset=jnp.broadcast_to(reset, (self.num_sets, *reset.shape)),
+            log_prob=self.to_streams(trajectory.record),
+            value=self.to_streams(v_tm1),
+            advantage=self.to_streams(advantage),
+            target=self.to_streams(target),
+            actor_memory=jax.tree.map(lambda m: self.to_streams(m[None]), trajectory.memory),
+            critic_memory=jax.tree.map(lambda m: m[:, None], state.critic_memory),
+        )
+        keys = jax.random.split(key, self.num_sets)
+        params = (state.actor, state.critic)
+        (params, optimiser_state), metrics = jax.vmap(self.learn)(params, state.optimiser, batch, keys)
+        # The memory after the last row; the next rollout's reset mask clears it where an episode ended.
+        critic_memory = jax.tree.map(lambda m: m[:, -1], critic_memories)
+        return PPOState(*params, optimiser_state, critic_memory), jax.tree.map(jnp.mean, metrics)
+
+    def learner(self) -> Learner:
+        """The record of these functions.
+
+        Raises:
+            InputError: when the minibatches do not divide the streams.
+            TypeError: when the action space has no policy distribution.
+        """
+        config = self.config
+        if self.num_streams % config.minibatches:
+            raise InputError(f"ppo.minibatches must divide the {self.num_streams} streams, got {config.minibatches}")
+        num_outputs(self.spec.action_space)
+        return Learner(
+            init=self.init,
+            act=self.act,
+            policy=self.policy,
+            update=self.update,
+            memory=self.memory,
+            num_envs=config.num_envs,
+            rollout_length=config.rollout_length,
+        )
+
+
+def clipped_surrogate(log_ratio: jax.Array, advantage: jax.Array, clip: jax.Array | float) -> jax.Array:
+    """-E min(rho A, clip(rho, 1 - clip, 1 + clip) A): Schulman et al. (2017), equation 7, as a loss."""
+    ratio = jnp.exp(log_ratio)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage).mean()
+
+
+def squared_error(value: jax.Array, old: jax.Array, target: jax.Array, clip: jax.Array | float | None) -> jax.Array:
+    """1/2 E (V - R)^2, or the larger of it and the same with V held within `clip` of its old value."""
+    error = jnp.square(value - target)
+    if clip is not None:
+        error = jnp.maximum(error, jnp.square(old + jnp.clip(value - old, -clip, clip) - target))
+    return 0.5 * error.mean()

@@ -1,0 +1,25 @@
+"""Scripted players as learners that do not learn: the controls of every table."""
+
+from typing import ClassVar
+
+from marl_suite.algorithm import Configuration, EnvSpec, Learner, static, with_agent_axis
+from marl_suite.envs.errors import InputError
+
+
+class Scripted(Configuration):
+    """A fixed rule of the game, the same for every agent."""
+
+    group: ClassVar[str] = "scripted"
+
+    player: str = static("random")  # one of the game's `players`
+
+    def build(self, spec: EnvSpec) -> Learner:
+        players = dict(spec.players)
+        if self.player not in players:
+            raise InputError(f"{spec.name} has no scripted player {self.player!r}; it has {', '.join(sorted(players))}")
+        act = with_agent_axis(players[self.player], spec.num_agents)
+        return Learner(
+            init=lambda key: (),
+            act=lambda state, memory, observation, key, mask=None: act(memory, observation, key, mask),
+            policy=lambda state, greedy: act,
+        )

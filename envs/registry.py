@@ -1,0 +1,112 @@
+"""Environment names and the classes behind them, imported only when one is made."""
+
+import dataclasses
+import importlib
+import types
+import typing
+from typing import Any
+
+from marl_suite.envs.environment import Environment, static_settings
+from marl_suite.envs.errors import InputError, unknown_name
+
+_ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {}
+
+
+def register(name: str, target: str, **settings: Any) -> None:
+    """Makes `make(name)` build `target`, a "module:Class" string, with `settings` as its defaults.
+
+    Raises:
+        ValueError: when the name is taken by something else.
+    """
+    entry = (target, settings)
+    if _ENTRIES.get(name, entry) != entry:
+        raise ValueError(f"environment {name!r} is already registered as {_ENTRIES[name][0]}")
+    _ENTRIES[name] = entry
+
+
+def registered() -> tuple[str, ...]:
+    """Every known name, sorted."""
+    return tuple(sorted(_ENTRIES))
+
+
+def make(name: str, **settings: Any) -> Environment:
+    """Builds the environment called `name`.
+
+    Args:
+        name: a registered name, or "gymnax:ID" for a gymnax environment as a one-agent game.
+        **settings: static settings, those that fix a shape, such as `num_agents`.
+
+    Raises:
+        InputError: for an unknown name or setting, or a value that the environment refuses.
+    """
+    if name.startswith("gymnax:"):
+        from marl_suite.envs.adapters.gymnax import from_gymnax
+
+        return from_gymnax(name.removeprefix("gymnax:"), **settings)
+    if name not in _ENTRIES:
+        raise unknown_name("environment", name, _ENTRIES)
+    target, defaults = _ENTRIES[name]
+    module, _, attribute = target.partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    fields = static_settings(cls)
+    settable = {key: field for key, field in fields.items() if key != "name"}
+    hints = typing.get_type_hints(cls)
+    for key, value in settings.items():
+        if key not in settable:
+            raise unknown_name(f"setting of {name}", key, settable)
+        if not _fits(value, hints[key]):
+            raise InputError(f"{name}: setting {key} must be {_spell(hints[key])}, got {value!r}")
+    named = {"name": name} if "name" in fields else {}
+    return cls(**named, **{**defaults, **settings})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is bool or hint is type(None):
+        return isinstance(value, bool if hint is bool else type(None))
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
+
+
+def _spell(hint: Any) -> str:
+    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}.get(hint, str(hint))
+
+
+def describe(name: str) -> str:
+    """The first line of the environment's docstring.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    return (type(make(name)).__doc__ or "").strip().splitlines()[0]
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The static settings of an environment and their values.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    env = make(name)
+    return {key: getattr(env, key) for key in static_settings(type(env)) if dataclasses.is_dataclass(env)}
+
+
+_MATRIX = "marl_suite.envs.matrix_games"
+for _name in (
+    "prisoners_dilemma",
+    "stag_hunt",
+    "chicken",
+    "bach_stravinsky",
+    "matching_pennies",
+    "rock_paper_scissors",
+    "pure_coordination",
+    "matrix_game",
+):
+    register(_name, f"{_MATRIX}:MatrixGame")
+for _name in ("public_goods", "n_player_prisoners_dilemma", "volunteers_dilemma"):
+    register(_name, f"{_MATRIX}:{''.join(part.title() for part in _name.split('_'))}")
+register("coin_game", "marl_suite.envs.coin_game:CoinGame")
+register("coin_game_two_coins", "marl_suite.envs.coin_game:CoinGame", rules="two_coins")

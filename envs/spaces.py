@@ -1,0 +1,104 @@
+"""Observation and action spaces, with the attributes that gymnax's spaces have.
+
+They are described by numpy and Python values only, so making one touches no device.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Space:
+    """A set of values: `shape`, `dtype`, `sample(key)`, `contains(x)`."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def sample(self, key: jax.Array) -> Any:
+        """One uniform draw."""
+        raise NotImplementedError
+
+    def contains(self, x: Any) -> jax.Array:
+        """Scalar bool: whether `x` has this space's shape and lies within its bounds."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+class Discrete(Space):
+    """The integers 0 .. n - 1."""
+
+    def __init__(self, n: int, dtype: Any = np.int32):
+        if n < 1:
+            raise ValueError(f"Discrete needs at least one value, got n={n}")
+        self.n, self.shape, self.dtype = int(n), (), np.dtype(dtype)
+
+    def __repr__(self) -> str:
+        return f"Discrete({self.n}, {self.dtype.name})"
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return jax.random.randint(key, (), 0, self.n, self.dtype)
+
+    def contains(self, x: Any) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.shape != () or not jnp.issubdtype(x.dtype, jnp.integer):
+            return jnp.asarray(False)
+        return (x >= 0) & (x < self.n)
+
+
+class Box(Space):
+    """Arrays of a fixed shape between `low` and `high`, both inclusive; bounds broadcast to the shape."""
+
+    def __init__(self, low: Any, high: Any, shape: tuple[int, ...], dtype: Any = np.float32):
+        self.shape, self.dtype = tuple(int(d) for d in shape), np.dtype(dtype)
+        self.low = np.broadcast_to(np.asarray(low, self.dtype), self.shape)
+        self.high = np.broadcast_to(np.asarray(high, self.dtype), self.shape)
+        if np.any(self.low > self.high):
+            raise ValueError(f"Box needs low <= high, got {low} and {high}")
+
+    def __repr__(self) -> str:
+        low, high = (np.unique(bound) for bound in (self.low, self.high))
+        bounds = f"{low.tolist()}, {high.tolist()}" if low.size == high.size == 1 else f"{self.low}, {self.high}"
+        return f"Box({bounds}, {self.shape}, {self.dtype.name})"
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        if np.issubdtype(self.dtype, np.integer):
+            return jax.random.randint(
+                key, self.shape, self.low.astype(np.int32), self.high.astype(np.int32) + 1
+            ).astype(self.dtype)
+        # An unbounded side is drawn within +-1e3: a uniform draw over it does not exist.
+        low, high = np.clip(self.low, -1e3, 1e3), np.clip(self.high, -1e3, 1e3)
+        return jax.random.uniform(key, self.shape, self.dtype, low, high)
+
+    def contains(self, x: Any) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.shape != self.shape or x.dtype != self.dtype:
+            return jnp.asarray(False)
+        return jnp.all((x >= self.low) & (x <= self.high))
+
+
+class Dict(Space):
+    """A dictionary of spaces."""
+
+    def __init__(self, spaces: Mapping[str, Space]):
+        self.spaces = dict(spaces)
+        self.shape, self.dtype = (), None
+
+    def __repr__(self) -> str:
+        return f"Dict({self.spaces!r})"
+
+    def sample(self, key: jax.Array) -> dict[str, Any]:
+        keys = jax.random.split(key, len(self.spaces))
+        return {name: space.sample(k) for (name, space), k in zip(self.spaces.items(), keys, strict=True)}
+
+    def contains(self, x: Any) -> jax.Array:
+        if set(x) != set(self.spaces):
+            return jnp.asarray(False)
+        return jnp.all(jnp.stack([space.contains(x[name]) for name, space in self.spaces.items()]))

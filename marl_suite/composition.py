@@ -1,0 +1,173 @@
+"""Several learners in one game: LOLA against naive, a best response to a frozen policy, scripted partners.
+
+A composition is itself a learner, so the loop does not know about it. Each part is built for its own agents only and
+is shown their columns of the trajectory; what the others did stands in `trajectory.joint`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marl_suite.algorithm import (
+    Act,
+    ActResult,
+    Configuration,
+    EnvSpec,
+    Learner,
+    Metrics,
+    Simulate,
+    Trajectory,
+    no_update,
+    static,
+)
+from marl_suite.envs.environment import PyTree
+from marl_suite.envs.errors import InputError
+
+
+def frozen(learner: Learner, state: PyTree) -> Learner:
+    """`learner` with its parameters fixed at `state`: it acts and never learns."""
+    return dataclasses.replace(
+        learner, init=lambda key: state, update=no_update, simulations=0, needs_global_state=False
+    )
+
+
+def restrict(spec: EnvSpec, slots: Sequence[int]) -> EnvSpec:
+    """The game as the learner of the agents `slots` sees it."""
+    return dataclasses.replace(spec, num_agents=len(slots), joint=spec, slots=tuple(slots))
+
+
+def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
+    """One learner out of several: agent i is played, and learned for, by `learners[assignment[i]]`.
+
+    Args:
+        learners: each built for as many agents as `assignment` gives it, with `restrict(spec, slots)`.
+        assignment: [N] index into `learners` per agent.
+
+    Returns:
+        a learner whose state and memory are tuples, one entry per part. A part's `simulate` plays the other agents
+        as they are; metrics are prefixed with the part's index.
+
+    Raises:
+        InputError: when an index is out of range, a part plays nobody, or the parts disagree about the number of
+            environments, the rollout length or the group size.
+    """
+    if any(index not in range(len(learners)) for index in assignment):
+        raise InputError(f"assignment {tuple(assignment)} must index the {len(learners)} learners given")
+    slots = _slots(assignment, len(learners))
+    if () in slots:
+        raise InputError(f"assignment {tuple(assignment)} leaves learner {slots.index(())} without an agent")
+    for fact in ("num_envs", "rollout_length", "group_size"):
+        if len(values := {getattr(learner, fact) for learner in learners}) > 1:
+            raise InputError(f"composed learners must agree on {fact}, got {sorted(values)}")
+    team = _Team(tuple(learners), slots)
+    return Learner(
+        init=team.init,
+        act=team.act,
+        policy=team.policy,
+        update=team.update,
+        memory=team.memory,
+        num_envs=learners[0].num_envs,
+        rollout_length=learners[0].rollout_length,
+        group_size=learners[0].group_size,
+        needs_global_state=any(learner.needs_global_state for learner in learners),
+        simulations=sum(learner.simulations for learner in learners),
+    )
+
+
+class Composition(Configuration):
+    """Several configurations in one game: agent i is played by `parts[assignment[i]]`. See `compose`."""
+
+    parts: tuple[Configuration, ...] = ()
+    assignment: tuple[int, ...] = static(())
+
+    def build(self, spec: EnvSpec) -> Learner:
+        if len(self.assignment) != spec.num_agents:
+            raise InputError(f"{spec.name} has {spec.num_agents} agents, the assignment is {self.assignment}")
+        if views := {part.reward_view for part in self.parts} - {self.reward_view}:
+            raise InputError(f"composed learners share one reward view, {self.reward_view!r}, got {sorted(views)}")
+        slots = _slots(self.assignment, len(self.parts))
+        learners = [part.build(restrict(spec, s)) for part, s in zip(self.parts, slots, strict=True)]
+        return compose(learners, self.assignment)
+
+
+def _slots(assignment: Sequence[int], num_parts: int) -> tuple[tuple[int, ...], ...]:
+    """The agents of each part."""
+    return tuple(tuple(i for i, part in enumerate(assignment) if part == index) for index in range(num_parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Team:
+    """The functions of a composed learner."""
+
+    learners: tuple[Learner, ...]
+    slots: tuple[tuple[int, ...], ...]
+
+    def init(self, key: jax.Array) -> tuple[PyTree, ...]:
+        keys = jax.random.split(key, len(self.learners))
+        return tuple(learner.init(k) for learner, k in zip(self.learners, keys, strict=True))
+
+    def memory(self, num_envs: int) -> tuple[PyTree, ...]:
+        return tuple(learner.memory(num_envs) for learner in self.learners)
+
+    def acts(self, state: tuple[PyTree, ...]) -> list[Act]:
+        """Each part's own act function at its current state."""
+
+        def bind(learner: Learner, state: PyTree) -> Act:
+            return lambda memory, observation, key, mask=None: learner.act(state, memory, observation, key, mask)
+
+        return [bind(learner, s) for learner, s in zip(self.learners, state, strict=True)]
+
+    def joint(self, acts: Sequence[Act]) -> Act:
+        """The act function of all agents from those of the parts."""
+        order = np.argsort(sum(self.slots, ()))  # where each agent stands among those of all parts in turn
+
+        def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
+            keys = jax.random.split(key, len(acts))
+            results = [
+                part(m, _columns(observation, s, axis=1), k, _columns(mask, s, axis=1))
+                for part, m, s, k in zip(acts, memory, self.slots, keys, strict=True)
+            ]
+            actions, memories, records = zip(*results, strict=True)
+            return jnp.concatenate(actions, axis=1)[:, order], memories, records
+
+        return act
+
+    def act(self, state, memory, observation, key, mask=None) -> ActResult:
+        return self.joint(self.acts(state))(memory, observation, key, mask)
+
+    def policy(self, state: tuple[PyTree, ...], greedy: bool) -> Act:
+        return self.joint([learner.policy(s, greedy) for learner, s in zip(self.learners, state, strict=True)])
+
+    def part(self, trajectory: Trajectory, index: int) -> Trajectory:
+        """What part `index` sees of the whole game's trajectory."""
+        names = ("observation", "action", "action_mask", "reward", "next_observation")
+        columns = {name: _columns(getattr(trajectory, name), self.slots[index], axis=2) for name in names}
+        return trajectory.replace(
+            **columns, memory=trajectory.memory[index], record=trajectory.record[index], joint=trajectory
+        )
+
+    def update(
+        self, state: tuple[PyTree, ...], trajectory: Trajectory, key: jax.Array, simulate: Simulate
+    ) -> tuple[tuple[PyTree, ...], Metrics]:
+        """Every part learns from the same trajectory and from the others as they were before the update."""
+        keys = jax.random.split(key, len(self.learners))
+        states, metrics = [], {}
+        for index, learner in enumerate(self.learners):
+
+            def simulate_part(act: Act, key: jax.Array, index: int = index) -> Trajectory:
+                acts = self.acts(state)
+                acts[index] = act
+                return self.part(simulate(self.joint(acts), key), index)
+
+            new, logs = learner.update(state[index], self.part(trajectory, index), keys[index], simulate_part)
+            states.append(new)
+            metrics |= {f"{index}/{name}": value for name, value in logs.items()}
+        return tuple(states), metrics
+
+
+def _columns(tree: PyTree, slots: tuple[int, ...], axis: int) -> PyTree:
+    """The agents `slots` of every leaf."""
+    return jax.tree.map(lambda x: jnp.take(x, np.asarray(slots), axis=axis), tree)

@@ -1,0 +1,209 @@
+"""Playing whole episodes with fixed policies, and what they amount to.
+
+An `act` function is what `learner.policy(state, greedy)` gives: (memory, observation [E, N, ...], key, mask) ->
+actions [E, N], memory, record. Payoffs are material: what a reward view makes of them is for training only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from marl_suite.algorithm import Act, Learner, with_agent_axis
+from marl_suite.envs.environment import Environment, Metrics, Player, PyTree
+from marl_suite.metrics import social
+from marl_suite.rollout import where_env
+
+
+class Episodes(struct.PyTreeNode):
+    """E finished episodes."""
+
+    returns: jax.Array  # float32 [E, N] undiscounted sums of material payoffs
+    length: jax.Array  # int32 [E] steps; those cut by the evaluation's own limit end there
+    finished: jax.Array  # bool [E] whether the game ended the episode
+    collection: social.CollectionTimes  # when agents collected, for sustainability, [E, N]
+    metrics: Metrics  # {name: float32 [E] or [E, N]} per-step means over the episode
+
+
+class _Playing(struct.PyTreeNode):
+    env_state: PyTree
+    observation: PyTree
+    memory: PyTree
+    episodes: Episodes  # metrics hold sums until the end
+    time: jax.Array
+
+
+def evaluate(
+    env: Environment,
+    params: PyTree,
+    act: Act,
+    memory: PyTree,
+    key: jax.Array,
+    num_episodes: int,
+    max_steps: int = 10_000,
+) -> Episodes:
+    """Plays `num_episodes` episodes side by side, each to its own end.
+
+    Args:
+        env: the game.
+        params: its parameters.
+        act: the policies of all agents.
+        memory: [E, N, ...] their cleared memory, `learner.memory(num_episodes)`.
+        key: used up.
+        num_episodes: E.
+        max_steps: where an endless episode is cut; `Episodes.finished` tells.
+
+    Returns:
+        the episodes.
+    """
+    reset_key, step_key = jax.random.split(key)
+    reset_keys = jax.random.split(reset_key, num_episodes)
+    observation, env_state = jax.vmap(env.reset_env, (0, None))(reset_keys, params)
+
+    def play(playing: _Playing) -> tuple[_Playing, PyTree]:
+        act_key, env_key = jax.random.split(jax.random.fold_in(step_key, playing.time))
+        mask = jax.vmap(env.action_mask, (0, None))(playing.env_state, params) if env.masks_actions else None
+        actions, memory, _ = act(playing.memory, playing.observation, act_key, mask)
+        observation, env_state, _, terminated, truncated, info = jax.vmap(env.step_env, (0, 0, 0, None))(
+            jax.random.split(env_key, num_episodes), playing.env_state, actions, params
+        )
+        return playing.replace(env_state=env_state, observation=observation, memory=memory), (
+            info["payoff"],
+            terminated | truncated,
+            info["metrics"],
+        )
+
+    def step(playing: _Playing) -> _Playing:
+        episodes = playing.episodes
+        running = ~episodes.finished
+        playing, (payoff, done, metrics) = play(playing)
+        counted = jax.tree.map(
+            lambda x, total: total + where_env(running, x, jnp.zeros_like(x)), metrics, episodes.metrics
+        )
+        payoff = jnp.where(running[:, None], payoff, 0.0)
+        episodes = Episodes(
+            returns=episodes.returns + payoff,
+            length=episodes.length + running,
+            finished=episodes.finished | done,
+            collection=jax.vmap(lambda times, reward: times.update(playing.time + 1, reward))(
+                episodes.collection, payoff
+            ),
+            metrics=counted,
+        )
+        return playing.replace(episodes=episodes, time=playing.time + 1)
+
+    zeros = jnp.zeros((num_episodes, env.num_agents))
+    shapes = jax.eval_shape(play, _Playing(env_state, observation, memory, None, jnp.int32(0)))[1][2]
+    episodes = Episodes(
+        returns=zeros,
+        length=jnp.zeros(num_episodes, jnp.int32),
+        finished=jnp.zeros(num_episodes, bool),
+        collection=jax.vmap(lambda _: social.CollectionTimes.start(env.num_agents))(zeros),
+        metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+    )
+    playing = jax.lax.while_loop(
+        lambda playing: ~jnp.all(playing.episodes.finished) & (playing.time < max_steps),
+        step,
+        _Playing(env_state, observation, memory, episodes, jnp.int32(0)),
+    )
+    episodes = playing.episodes
+    means = jax.tree.map(
+        lambda total: total / episodes.length.reshape((-1,) + (1,) * (total.ndim - 1)), episodes.metrics
+    )
+    return episodes.replace(metrics=means)
+
+
+def summarise(env: Environment, episodes: Episodes) -> Metrics:
+    """The social metrics of a set of episodes.
+
+    Returns:
+        scalars `return` and `return_per_step` (per capita), `utilitarian_return` (sum over agents), `equality`
+        (mean over the episodes in which it is defined), `sustainability`, `peace` (in games where agents can be timed
+        out), `episode_length`, `finished` (share of episodes that the game ended), the game's own metrics averaged
+        over agents, and `agent_return` [N].
+    """
+    pooled = env.derived_metrics(jax.tree.map(lambda x: x.mean(0), episodes.metrics))
+    summary = {
+        "return": episodes.returns.mean(),
+        "return_per_step": (episodes.returns.mean(1) / episodes.length).mean(),
+        "utilitarian_return": social.utilitarian_return(episodes.returns).mean(),
+        "equality": jnp.nanmean(social.equality(episodes.returns)),
+        "sustainability": jnp.nanmean(jax.vmap(lambda times: times.result())(episodes.collection)),
+        "episode_length": episodes.length.mean(dtype=jnp.float32),
+        "finished": episodes.finished.mean(dtype=jnp.float32),
+        "agent_return": episodes.returns.mean(0),
+    }
+    if "timed_out" in pooled:
+        timed_out = episodes.metrics["timed_out"] * episodes.length[:, None]
+        summary["peace"] = social.peace(timed_out, episodes.length).mean()
+    return summary | {name: jnp.mean(value) for name, value in pooled.items()}
+
+
+def against(act: Act, player: Player, num_agents: int, slot: jax.Array) -> Act:
+    """`act` for everybody but the agent `slot`, who is played by the scripted `player`."""
+    scripted = with_agent_axis(player, num_agents)
+
+    def mixed(memory, observation, key, mask=None):
+        act_key, player_key = jax.random.split(key)
+        actions, memory, record = act(memory, observation, act_key, mask)
+        foreign, _, _ = scripted((), observation, player_key)
+        here = (jnp.arange(num_agents) == slot).reshape((1, -1) + (1,) * (actions.ndim - 2))
+        return jnp.where(here, foreign, actions), memory, record
+
+    return mixed
+
+
+def exploit(
+    env: Environment,
+    params: PyTree,
+    act: Act,
+    memory: PyTree,
+    player: Player,
+    key: jax.Array,
+    num_episodes: int,
+) -> Metrics:
+    """What the policies earn when a scripted player takes one of their places, averaged over the places.
+
+    Returns:
+        `own` and `exploiter`: mean return per episode of a remaining agent and of the intruder, and both per step.
+    """
+
+    def in_slot(slot: jax.Array, key: jax.Array) -> Metrics:
+        mixed = against(act, player, env.num_agents, slot)
+        episodes = evaluate(env, params, mixed, memory, key, num_episodes)
+        intruder = jnp.arange(env.num_agents) == slot
+
+        def shares(returns: jax.Array) -> tuple[jax.Array, jax.Array]:
+            theirs = (returns * intruder).sum(-1)
+            return (returns.sum(-1) - theirs).mean() / (env.num_agents - 1), theirs.mean()
+
+        own, theirs = shares(episodes.returns)
+        own_step, their_step = shares(episodes.returns / episodes.length[:, None])
+        return {"own": own, "exploiter": theirs, "own_per_step": own_step, "exploiter_per_step": their_step}
+
+    slots = jnp.arange(env.num_agents)
+    results = jax.vmap(in_slot)(slots, jax.random.split(key, env.num_agents))
+    return jax.tree.map(lambda x: x.mean(0), results)
+
+
+def evaluator(
+    env: Environment, learner: Learner, num_episodes: int, greedy: bool = False, exploiter: str | None = None
+) -> Callable[[PyTree, PyTree, jax.Array], dict[str, Any]]:
+    """A compiled function of (params, learner states [S, ...], keys [S]) that evaluates every seed's policies.
+
+    Its result holds `self_play`, the summary of episodes among themselves, and, where `exploiter` names one of the
+    game's scripted players, `exploiter`; each entry has a leading seed axis.
+    """
+
+    def one(params: PyTree, state: PyTree, key: jax.Array) -> dict[str, Metrics]:
+        self_key, exploit_key = jax.random.split(key)
+        act, memory = learner.policy(state, greedy), learner.memory(num_episodes)
+        results = {"self_play": summarise(env, evaluate(env, params, act, memory, self_key, num_episodes))}
+        if exploiter is not None:
+            player = env.players[exploiter]
+            results["exploiter"] = exploit(env, params, act, memory, player, exploit_key, num_episodes)
+        return results
+
+    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))

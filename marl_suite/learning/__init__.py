@@ -1,0 +1,1 @@
+"""The parts learners are made of: pure functions without state of their own."""

@@ -1,0 +1,183 @@
+"""THE loop: one iteration is collect -> update, a chunk of iterations is one compiled scan.
+
+Every learner of the suite runs here, and nothing here knows any of them, or any game, by name. `start` and `run` are
+pure functions of one seed; `fit` vmaps them over seeds, shards the seeds over devices where there are several, and
+hands control back to the host between chunks, so that nothing calls out of compiled code.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from marl_suite import rollout
+from marl_suite.algorithm import Act, Configuration, EnvSpec, Learner, Metrics, Trajectory, env_spec
+from marl_suite.envs.environment import Environment, PyTree
+from marl_suite.envs.errors import InputError
+from marl_suite.envs.wrappers import reward_view
+
+
+class LoopState(struct.PyTreeNode):
+    """Everything a run needs to go on: saving and restoring it resumes bit for bit."""
+
+    learner: PyTree
+    rollout: rollout.RolloutState
+    key: jax.Array
+
+
+def start(env: Environment, params: PyTree, learner: Learner, key: jax.Array) -> LoopState:
+    """The state before the first update of one seed."""
+    learner_key, rollout_key, key = jax.random.split(key, 3)
+    return LoopState(learner.init(learner_key), rollout.start(env, params, learner, rollout_key), key)
+
+
+def run(
+    env: Environment, params: PyTree, learner: Learner, state: LoopState, num_updates: int
+) -> tuple[LoopState, Metrics]:
+    """`num_updates` iterations of one seed. Metrics are averaged, and episode counts summed, over them."""
+
+    def iteration(state: LoopState, _: None) -> tuple[LoopState, tuple[Metrics, Metrics]]:
+        collect_key, update_key, key = jax.random.split(state.key, 3)
+        act = partial(learner.act, state.learner)
+        rollout_state, trajectory, logs = rollout.collect(env, params, learner, act, state.rollout, collect_key)
+        calls = []
+
+        def simulate(act: Act, key: jax.Array) -> Trajectory:
+            calls.append(act)
+            return rollout.simulate(env, params, learner, act, key)
+
+        learner_state, metrics = learner.update(state.learner, trajectory, update_key, simulate)
+        if (len(calls) > 0) != (learner.simulations > 0) or len(calls) > learner.simulations:
+            raise ValueError(f"the learner declares {learner.simulations} simulations, its update made {len(calls)}")
+        return LoopState(learner_state, rollout_state, key), (logs, metrics)
+
+    state, (logs, metrics) = jax.lax.scan(iteration, state, None, length=num_updates)
+    totals = {name: logs.pop(name).sum(0) for name in ("episodes", "episode_return", "episode_length")}
+    return state, jax.tree.map(lambda x: x.mean(0), {**logs, "learner": metrics}) | totals
+
+
+class Plan(NamedTuple):
+    """How a budget of environment steps is divided."""
+
+    spec: EnvSpec  # the game, with the number of updates for schedules
+    updates_per_chunk: int
+    num_chunks: int
+    steps_per_chunk: int  # environment steps, simulated ones included
+
+
+def plan(env: Environment, params: PyTree, configuration: Configuration, steps: int, chunks: int) -> Plan:
+    """Divides `steps` into at most `chunks` equal parts; the budget is rounded up to whole chunks.
+
+    Raises:
+        InputError: for a budget below one step, or a game that the configuration cannot play.
+    """
+    if steps < 1 or chunks < 1:
+        raise InputError(f"a run needs at least one step and one chunk, got steps={steps}, chunks={chunks}")
+    per_update = configuration.build(env_spec(env, params)).steps_per_update
+    updates = math.ceil(steps / per_update)
+    chunks = min(chunks, updates)
+    updates_per_chunk = math.ceil(updates / chunks)
+    chunks = math.ceil(updates / updates_per_chunk)
+    spec = env_spec(env, params, updates_per_chunk * chunks)
+    return Plan(spec, updates_per_chunk, chunks, updates_per_chunk * per_update)
+
+
+class Chunk(NamedTuple):
+    """What the host sees between two chunks."""
+
+    index: int  # chunks finished, from 1
+    num_chunks: int
+    env_steps: int  # per seed, so far
+    state: LoopState  # [S, ...]; donated to the next chunk, so copy what must outlive it
+    logs: dict[str, Any]  # numpy, [S, ...]
+
+
+class Fit:
+    """A run of several seeds, chunk by chunk: iterate over it.
+
+    Args:
+        env: the game.
+        configuration: of the learner. Its numbers, and those of `params`, are traced.
+        seeds: one run per seed, all in one program.
+        steps: environment steps per seed.
+        params: the game's parameters; its defaults when None.
+        chunks: how often the host gets control; also the resolution of the learning curve.
+        axes: `jax.vmap` axes of (configuration, params), for hyperparameters that differ between seeds.
+
+    Raises:
+        InputError: when the game cannot be played by the learner, or nothing would be run.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        configuration: Configuration,
+        seeds: Sequence[int],
+        steps: int,
+        params: PyTree = None,
+        chunks: int = 20,
+        axes: tuple[Any, Any] = (None, None),
+    ):
+        if not len(seeds):
+            raise InputError("a run needs at least one seed, got none")
+        env = reward_view(env, configuration.reward_view)
+        self.env, self.configuration, self.seeds = env, configuration, tuple(seeds)
+        self.params = env.default_params if params is None else params
+        self.plan = plan(env, self.params, configuration, steps, chunks)
+        spec = self.plan.spec
+
+        def start_one(configuration, params, key):
+            return start(env, params, configuration.build(spec), key)
+
+        def run_one(configuration, params, state):
+            return run(env, params, configuration.build(spec), state, self.plan.updates_per_chunk)
+
+        self._start = jax.jit(_over_seeds(start_one, (*axes, 0), len(seeds)))
+        self._run = jax.jit(_over_seeds(run_one, (*axes, 0), len(seeds)), donate_argnums=2)
+
+    def learner(self) -> Learner:
+        """The learner that is being trained, on the host."""
+        return self.configuration.build(self.plan.spec)
+
+    def start(self) -> LoopState:
+        """The state [S, ...] before the first chunk."""
+        keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
+        return self._start(self.configuration, self.params, keys)
+
+    def chunks(self, state: LoopState | None = None, done: int = 0) -> Iterator[Chunk]:
+        """Runs the chunks after the first `done`, from `state`."""
+        state = self.start() if state is None else state
+        for index in range(done + 1, self.plan.num_chunks + 1):
+            state, logs = self._run(self.configuration, self.params, state)
+            logs = jax.tree.map(np.asarray, logs)  # waits for the device
+            yield Chunk(index, self.plan.num_chunks, index * self.plan.steps_per_chunk, state, logs)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self.chunks()
+
+
+def _over_seeds(function, axes: tuple, num_seeds: int):
+    """`function` vmapped over seeds, the seeds spread over as many devices as divide them evenly."""
+    mapped = jax.vmap(function, in_axes=axes)
+    num_devices = max(d for d in range(1, jax.local_device_count() + 1) if num_seeds % d == 0)
+    if num_devices == 1:
+        return mapped
+    mesh = jax.make_mesh((num_devices,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = tuple(jax.P("seeds") if axis == 0 else jax.P() for axis in axes)
+    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=jax.P("seeds"), check_vma=False)
+
+
+def returns_of(logs: dict[str, Any]) -> np.ndarray:
+    """Mean return per finished episode and agent, [S, N], from a chunk's logs; NaN where no episode finished."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(logs["episode_return"] / logs["episodes"][..., None])
+
+
+def first_seed(tree: PyTree) -> PyTree:
+    """The first lane of a tree with a leading seed axis."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[0], tree)
