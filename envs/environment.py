@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
 from marl_suite.envs.errors import InputError, unknown_name
@@ -113,6 +114,11 @@ class Environment:
         """float32 [S]: everything there is to know, for central critics. Default: all observations in a row."""
         leaves = jax.tree.leaves(self.observe(state, params))
         return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
+
+    @property
+    def summary(self) -> str:
+        """The game in one sentence: the first line of the docstring."""
+        return (type(self).__doc__ or "").strip().splitlines()[0]
 
     @property
     def players(self) -> Mapping[str, Player]:
@@ -241,11 +247,11 @@ def one_of(what: str, value: str, valid: Mapping[str, Any] | tuple[str, ...]) ->
 
 def at_least(what: str, value: Any, least: float) -> None:
     """Raises `InputError` when a concrete number is not at least `least`; traced values pass."""
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) >= least):
+    if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= least):
         raise InputError(f"{what} must be at least {least}, got {value}")
 
 
 def at_most(what: str, value: Any, most: float) -> None:
     """Raises `InputError` when a concrete number is not at most `most`; traced values pass."""
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) <= most):
+    if not isinstance(value, Tracer) and not np.all(np.asarray(value) <= most):
         raise InputError(f"{what} must be at most {most}, got {value}")

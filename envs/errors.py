@@ -16,12 +16,13 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> InputError:
         name: the name that was given.
         valid: every name that would have been accepted.
     """
-    names = sorted(valid)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    if close:
-        hint = f"did you mean {close[0]!r}?"
-    elif names:
-        hint = f"valid: {', '.join(names)}"
-    else:
+    names, text = sorted(valid), str(name)
+    initials = [n for n in names if "".join(word[0] for word in n.split("_") if word) == text]
+    close = initials or difflib.get_close_matches(text, names, n=1, cutoff=0.0)
+    if not close:
         hint = "there are none"
-    return InputError(f"unknown {kind} {str(name)!r}; {hint}")
+    elif difflib.SequenceMatcher(None, text, close[0]).ratio() < 0.5 and not initials:
+        hint = f"valid: {', '.join(names)}; closest: {close[0]!r}"
+    else:
+        hint = f"did you mean {close[0]!r}?"
+    return InputError(f"unknown {kind} {text!r}; {hint}")

@@ -1,6 +1,5 @@
 """Environment names and the classes behind them, imported only when one is made."""
 
-import dataclasses
 import importlib
 import types
 import typing
@@ -76,22 +75,12 @@ def _spell(hint: Any) -> str:
 
 
 def describe(name: str) -> str:
-    """The first line of the environment's docstring.
+    """The environment in one sentence.
 
     Raises:
         InputError: for an unknown name.
     """
-    return (type(make(name)).__doc__ or "").strip().splitlines()[0]
-
-
-def settings_of(name: str) -> dict[str, Any]:
-    """The static settings of an environment and their values.
-
-    Raises:
-        InputError: for an unknown name.
-    """
-    env = make(name)
-    return {key: getattr(env, key) for key in static_settings(type(env)) if dataclasses.is_dataclass(env)}
+    return make(name).summary
 
 
 _MATRIX = "marl_suite.envs.matrix_games"

@@ -1,0 +1,1 @@
+"""Bridges to other libraries' environments; each module is importable only when its library is installed."""
