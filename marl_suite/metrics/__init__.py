@@ -1,0 +1,1 @@
+"""What was learned: social outcome metrics of episodes and aggregate statistics of runs."""
