@@ -1,0 +1,1 @@
+"""How fast the suite is, and the published tables as suites to run again."""
