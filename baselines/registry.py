@@ -74,3 +74,13 @@ def _read(what: str, hint: Any, value: Any) -> Any:
         return tuple(_read(what, typing.get_args(hint)[0], item) for item in value)
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
     raise InputError(f"{what} must be {kinds.get(hint, 'a list of whole numbers')}, got {value!r}")
+
+
+def describe(name: str) -> str:
+    """The first line of what a baseline is.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    first = (type(configuration(name)).__doc__ or "").strip().splitlines()[0]
+    return first.replace("A fixed rule", f"The scripted player {name}") if first.startswith("A fixed rule") else first

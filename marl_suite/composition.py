@@ -51,16 +51,14 @@ def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
         as they are; metrics are prefixed with the part's index.
 
     Raises:
-        InputError: when an index is out of range, a part plays nobody, or the parts disagree about the number of
-            environments, the rollout length or the group size.
+        InputError: when an index is out of range, a part plays nobody, or the parts that learn disagree about the
+            number of environments, the rollout length or the group size.
     """
-    if any(index not in range(len(learners)) for index in assignment):
-        raise InputError(f"assignment {tuple(assignment)} must index the {len(learners)} learners given")
     slots = _slots(assignment, len(learners))
-    if () in slots:
-        raise InputError(f"assignment {tuple(assignment)} leaves learner {slots.index(())} without an agent")
+    # Who never learns needs no rollouts: a scripted partner goes along with whatever the others collect.
+    learning = [learner for learner in learners if learner.update is not no_update] or list(learners)
     for fact in ("num_envs", "rollout_length", "group_size"):
-        if len(values := {getattr(learner, fact) for learner in learners}) > 1:
+        if len(values := {getattr(learner, fact) for learner in learning}) > 1:
             raise InputError(f"composed learners must agree on {fact}, got {sorted(values)}")
     team = _Team(tuple(learners), slots)
     return Learner(
@@ -69,9 +67,9 @@ def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
         policy=team.policy,
         update=team.update,
         memory=team.memory,
-        num_envs=learners[0].num_envs,
-        rollout_length=learners[0].rollout_length,
-        group_size=learners[0].group_size,
+        num_envs=learning[0].num_envs,
+        rollout_length=learning[0].rollout_length,
+        group_size=learning[0].group_size,
         needs_global_state=any(learner.needs_global_state for learner in learners),
         simulations=sum(learner.simulations for learner in learners),
     )
@@ -94,8 +92,13 @@ class Composition(Configuration):
 
 
 def _slots(assignment: Sequence[int], num_parts: int) -> tuple[tuple[int, ...], ...]:
-    """The agents of each part."""
-    return tuple(tuple(i for i, part in enumerate(assignment) if part == index) for index in range(num_parts))
+    """The agents of each part; raises `InputError` when an index is out of range or a part plays nobody."""
+    if any(index not in range(num_parts) for index in assignment):
+        raise InputError(f"assignment {tuple(assignment)} must index the {num_parts} parts given")
+    slots = tuple(tuple(i for i, part in enumerate(assignment) if part == index) for index in range(num_parts))
+    if () in slots:
+        raise InputError(f"assignment {tuple(assignment)} leaves part {slots.index(())} without an agent")
+    return slots
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,8 +121,9 @@ def summarise(env: Environment, episodes: Episodes) -> Metrics:
     Returns:
         scalars `return` and `return_per_step` (per capita), `utilitarian_return` (sum over agents), `equality`
         (mean over the episodes in which it is defined), `sustainability`, `peace` (in games where agents can be timed
-        out), `episode_length`, `finished` (share of episodes that the game ended), the game's own metrics averaged
-        over agents, and `agent_return` [N].
+        out), `first_agent_return_per_step` (agent 0's, in games that are not mixed-motive), `episode_length`,
+        `finished` (share of episodes that the game ended), the game's own metrics averaged over agents, and
+        `agent_return` [N].
     """
     pooled = env.derived_metrics(jax.tree.map(lambda x: x.mean(0), episodes.metrics))
     summary = {
@@ -135,6 +136,8 @@ def summarise(env: Environment, episodes: Episodes) -> Metrics:
         "finished": episodes.finished.mean(dtype=jnp.float32),
         "agent_return": episodes.returns.mean(0),
     }
+    if not env.mixed_motive:  # where interests are opposed the mean over agents says little
+        summary["first_agent_return_per_step"] = (episodes.returns[:, 0] / episodes.length).mean()
     if "timed_out" in pooled:
         timed_out = episodes.metrics["timed_out"] * episodes.length[:, None]
         summary["peace"] = social.peace(timed_out, episodes.length).mean()

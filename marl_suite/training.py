@@ -107,7 +107,8 @@ class Fit:
         steps: environment steps per seed.
         params: the game's parameters; its defaults when None.
         chunks: how often the host gets control; also the resolution of the learning curve.
-        axes: `jax.vmap` axes of (configuration, params), for hyperparameters that differ between seeds.
+        axes: `jax.vmap` axes, 0 or None, of (configuration, params) or of their fields, for numbers that differ
+            between seeds.
 
     Raises:
         InputError: when the game cannot be played by the learner, or nothing would be run.
@@ -128,7 +129,8 @@ class Fit:
         env = reward_view(env, configuration.reward_view)
         self.env, self.configuration, self.seeds = env, configuration, tuple(seeds)
         self.params = env.default_params if params is None else params
-        self.plan = plan(env, self.params, configuration, steps, chunks)
+        self._one = _first_lane((configuration, self.params), axes)
+        self.plan = plan(env, self._one[1], self._one[0], steps, chunks)
         spec = self.plan.spec
 
         def start_one(configuration, params, key):
@@ -141,8 +143,8 @@ class Fit:
         self._run = jax.jit(_over_seeds(run_one, (*axes, 0), len(seeds)), donate_argnums=2)
 
     def learner(self) -> Learner:
-        """The learner that is being trained, on the host."""
-        return self.configuration.build(self.plan.spec)
+        """The learner that is being trained, on the host; with the first seed's numbers where they differ."""
+        return self._one[0].build(self.plan.spec)
 
     def start(self) -> LoopState:
         """The state [S, ...] before the first chunk."""
@@ -168,8 +170,18 @@ def _over_seeds(function, axes: tuple, num_seeds: int):
     if num_devices == 1:
         return mapped
     mesh = jax.make_mesh((num_devices,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
-    specs = tuple(jax.P("seeds") if axis == 0 else jax.P() for axis in axes)
+    # An entry of `axes` may be a tree, as vmap's: learning rates differ between seeds, the discount does not.
+    specs = jax.tree.map(lambda axis: jax.P() if axis is None else jax.P("seeds"), axes, is_leaf=lambda a: a is None)
     return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=jax.P("seeds"), check_vma=False)
+
+
+def _first_lane(trees: tuple, axes: tuple) -> tuple:
+    """`trees` without the seed axis that `axes` gives to some of their leaves."""
+
+    def pick(axis: int | None, tree: PyTree) -> PyTree:
+        return tree if axis is None else jax.tree.map(lambda x: np.asarray(x)[0], tree)
+
+    return jax.tree.map(pick, axes, trees, is_leaf=lambda axis: axis is None)
 
 
 def returns_of(logs: dict[str, Any]) -> np.ndarray:

@@ -38,5 +38,7 @@ def policy_distribution(space: Space, outputs: jax.Array, mask: jax.Array | None
         if mask is not None:
             outputs = jnp.where(mask, outputs, jnp.finfo(outputs.dtype).min)
         return distrax.Categorical(logits=outputs)
-    mean, log_scale = jnp.split(outputs, 2, axis=-1)
-    return distrax.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(log_scale, -5.0, 2.0)))
+    outputs = outputs.reshape(*outputs.shape[:-1], 2, *space.shape)
+    mean, log_scale = jnp.moveaxis(outputs, outputs.ndim - 1 - len(space.shape), 0)
+    normal = distrax.Normal(mean, jnp.exp(jnp.clip(log_scale, -5.0, 2.0)))
+    return distrax.Independent(normal, reinterpreted_batch_ndims=len(space.shape))  # also actions of shape ()

@@ -1,0 +1,248 @@
+"""The command line. Only tyro and the standard library are imported until a command runs."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction
+
+if TYPE_CHECKING:
+    from marl_suite.experiments.suites import Cell
+
+Pairs = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Show the environments, baselines and suites there are."""
+
+    what: Positional[Literal["environments", "baselines", "suites", "all"]] = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a baseline in an environment; comma lists of values make a grid."""
+
+    environment: Positional[str]
+    """a name of `marl-suite list environments`, or gymnax:ID"""
+    baseline: Positional[str]
+    """a name of `marl-suite list baselines`"""
+    seeds: int = 5
+    """how many, from 0"""
+    steps: float = 1e6
+    """environment steps per seed"""
+    set: Pairs = ()
+    """settings of the baseline, as in ppo.learning_rate=3e-4,1e-3 or reward_view=team"""
+    env: Pairs = ()
+    """static settings of the environment, as in num_agents=5"""
+    params: Pairs = ()
+    """its traced parameters, as in max_steps=100"""
+    chunks: int = 20
+    """points of the learning curve"""
+    episodes: int = 128
+    """per evaluation"""
+    out: str = ""
+    """results folder; default runs/ENVIRONMENT-BASELINE"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Run a suite. Finished cells are never run again, so a stopped sweep is simply started again."""
+
+    suite: Positional[str]
+    """a name of `marl-suite list suites`, or a TOML file"""
+    out: str = ""
+    """results folder; default runs/SUITE"""
+    only: tuple[str, ...] = ()
+    """environments or baselines (ids or labels) to run; the others are left alone"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Print the table of a results folder: interquartile means and 95 % bootstrap intervals over seeds."""
+
+    folder: Positional[str]
+    format: Literal["markdown", "latex", "csv"] = "markdown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play episodes with the stored policies of a results folder."""
+
+    folder: Positional[str]
+    against: str = ""
+    """a scripted player that takes one agent's place, as in always_defect; default: among themselves"""
+    episodes: int = 512
+    greedy: bool = False
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """Measure environment and training steps per second, beside gymnax and, where installed, JaxMARL."""
+
+    environments: Positional[tuple[str, ...]] = ("prisoners_dilemma", "coin_game")
+    num_envs: tuple[int, ...] = (1, 64, 1024, 4096, 16384)
+    """parallel environments"""
+    repeats: int = 5
+    training: bool = True
+    """measure training too"""
+    out: str = ""
+    """also write the rows to this CSV file"""
+
+
+COMMANDS = {"list": List, "train": Train, "sweep": Sweep, "table": Table, "evaluate": Evaluate, "speed": Speed}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; exits with 2 and one line on standard error for bad input, with 1 when a file fails."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = _parse(arguments)
+    from marl_suite.envs.errors import InputError
+
+    try:
+        _RUN[type(command)](command)
+    except InputError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename or ''}; what was finished is kept", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; what was finished is kept, and the same command goes on from there", 130)
+
+
+def _parse(arguments: list[str]):
+    """The command given, or exit with one line and code 2."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        from marl_suite.envs.errors import unknown_name
+
+        _fail(str(unknown_name("command", arguments[0], COMMANDS)), 2)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="marl-suite", description=__import__("marl_suite").__doc__, args=arguments or ["--help"]
+            )
+    except SystemExit as exit:
+        if exit.code:
+            _fail(_one_line(errors.getvalue()), 2)
+        raise
+
+
+def _one_line(box: str) -> str:
+    """The message inside the boxes that tyro draws around its errors."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("For full help") and set(line) != {"─"}]
+    return " ".join(re.sub(r"^─ (.*?) ─+$", r"\1:", line) for line in lines) or "the arguments could not be read"
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"marl-suite: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+# ---------------------------------------------------------------------- commands
+def _list(command: List) -> None:
+    from marl_suite.baselines import registry as baselines
+    from marl_suite.envs import registry as environments
+    from marl_suite.experiments.suites import builtin_suites
+
+    shown = {
+        "environments": lambda: {name: environments.describe(name) for name in environments.registered()},
+        "baselines": lambda: {name: baselines.describe(name) for name in baselines.registered()},
+        "suites": builtin_suites,
+    }
+    for kind in shown if command.what == "all" else (command.what,):
+        print(f"{kind}:")
+        for name, line in shown[kind]().items():
+            print(f"  {name:28s} {line}")
+
+
+def _train(command: Train) -> None:
+    from marl_suite.envs.errors import InputError
+    from marl_suite.experiments import overrides
+    from marl_suite.experiments.suites import Cell, read_seeds
+
+    given = {name: overrides.parse(sum(getattr(command, name), ())) for name in ("env", "params", "set")}
+    swept = {key for values in given.values() for key, options in values.items() if len(options) > 1}
+    cells = []
+    for env in overrides.grid(given["env"]):
+        for params in overrides.grid(given["params"]):
+            for settings in overrides.grid(given["set"]):
+                words = [f"{k}={v}" for k, v in {**env, **params, **settings}.items() if k in swept]
+                cell = Cell(
+                    command.environment,
+                    command.baseline,
+                    " ".join([command.baseline, *words]),
+                    read_seeds(command.seeds),
+                    _whole(command.steps),
+                    command.chunks,
+                    command.episodes,
+                    env,
+                    params,
+                    settings,
+                ).check()
+                if cell.impossible:
+                    raise InputError(cell.impossible)
+                cells.append(cell)
+    _run(cells, command.out or f"runs/{command.environment.replace(':', '-')}-{command.baseline}")
+
+
+def _sweep(command: Sweep) -> None:
+    from marl_suite.envs.errors import unknown_name
+    from marl_suite.experiments.suites import load
+
+    cells = load(command.suite)
+    names = [{cell.environment, cell.baseline, cell.label} for cell in cells]
+    for wanted in command.only:
+        if not any(wanted in name for name in names):
+            raise unknown_name(f"name in suite {command.suite!r}:", wanted, set().union(*names))
+    games = set(command.only) & {cell.environment for cell in cells}
+    rows = set(command.only) - games
+    cells = [c for c in cells if (not games or c.environment in games) and (not rows or {c.baseline, c.label} & rows)]
+    _run(cells, command.out or f"runs/{Path(command.suite).stem}")
+
+
+def _run(cells: "list[Cell]", out: str) -> None:
+    """Runs cells with a progress display, then prints their table."""
+    from marl_suite.experiments import plots, progress, run, tables
+
+    with progress.display() as (report, log):
+        run.sweep(cells, Path(out), report, log)
+    print("\n" + tables.markdown(tables.make_table(Path(out))))
+    print(f"results: {out}/results.csv   figure: {plots.learning_curves(Path(out))}")
+
+
+def _table(command: Table) -> None:
+    from marl_suite.experiments import tables
+
+    print(tables.FORMATS[command.format](tables.make_table(Path(command.folder))), end="")
+
+
+def _evaluate(command: Evaluate) -> None:
+    from marl_suite.experiments import replay
+
+    print(replay.evaluate_folder(Path(command.folder), command.against, command.episodes, command.greedy, command.seed))
+
+
+def _speed(command: Speed) -> None:
+    from marl_suite.benchmarks import speed
+
+    rows = speed.measure(command.environments, command.num_envs, command.repeats, training=command.training)
+    print(speed.report(rows))
+    if command.out:
+        Path(command.out).write_text(speed.to_csv(rows))
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == number and abs(number) < 1e18 and number == int(number) else number
+
+
+_RUN = {List: _list, Train: _train, Sweep: _sweep, Table: _table, Evaluate: _evaluate, Speed: _speed}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The figure of a sweep: learning curves, one panel per environment."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marl_suite.experiments import store
+from marl_suite.metrics.statistics import interquartile_mean, stratified_bootstrap
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito (2008): told apart with any colour vision."""
+_DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def learning_curves(root: Path) -> Path:
+    """Draws `root/learning_curves.png`: return per step over environment steps, per environment and baseline.
+
+    The mean over agents, and agent 0's own in games that are not mixed-motive, whose mean may be constant. Lines are
+    interquartile means over seeds, bands their 95 % bootstrap intervals; baselines that do not learn are broken
+    horizontal lines.
+
+    Raises:
+        InputError: when there are no results, or they cannot be read.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    entries = [entry for entry in store.read_sweep(root) if store.CellFolder(root, entry["id"]).finished]
+    games = list(dict.fromkeys(entry["environment"] for entry in entries))
+    width = min(3, max(len(games), 1))
+    height = -(-max(len(games), 1) // width)
+    figure, axes = plt.subplots(height, width, figsize=(4.0 * width, 2.9 * height + 0.6), squeeze=False)
+    learners, controls = _lines(root, entries)
+    styles = _styles([entry["label"] for entry in entries], {label for _, label in learners})
+    for panel, game in zip(axes.flat, games, strict=False):
+        mixed = any(entry["mixed_motive"] for entry in entries if entry["environment"] == game)
+        _draw(panel, game, learners, controls, styles)
+        panel.set_title(game.replace("_", " ") + ("" if mixed else " (agent 0)"), fontsize=10)
+    for panel in axes.flat[len(games) :]:
+        panel.set_visible(False)
+    for row in axes:
+        row[0].set_ylabel("return per step and agent")
+    _finish(figure, axes)
+    path = root / "learning_curves.png"
+    temporary = path.with_name(".learning_curves.tmp.png")
+    figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+    temporary.replace(path)
+    return path
+
+
+def _draw(panel: Any, game: str, learners: dict[tuple, Curve], controls: dict[tuple, float], styles: dict) -> None:
+    """One game's curves."""
+    for (environment, label), (steps, values) in learners.items():
+        if environment == game:
+            _band(panel, steps, values, label, styles[label])
+    for (environment, label), value in controls.items():
+        if environment == game:
+            panel.axhline(value, label=label, lw=1.3, **styles[label])
+    panel.set_xlabel("environment steps")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
+
+
+def _finish(figure: Any, axes: np.ndarray) -> None:
+    """One legend for all panels, below them."""
+    handles = {}
+    for panel in axes.flat:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(len(handles), 4), frameon=False)
+    rows = -(-len(handles) // 4)
+    figure.tight_layout(rect=(0, (0.08 + 0.26 * rows) / figure.get_figheight(), 1, 1))
+
+
+def _lines(root: Path, entries: list[dict]) -> tuple[dict[tuple, Curve], dict[tuple, float]]:
+    """Curves of what learned, {(environment, label): (steps [K], values [S, K])}, and levels of what did not."""
+    learners, controls = {}, {}
+    for entry in entries:
+        metric = "return_per_step" if entry["mixed_motive"] else "first_agent_return_per_step"
+        folder, key = store.CellFolder(root, entry["id"]), (entry["environment"], entry["label"])
+        with open(folder.final / "curves.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["metric"] == metric]
+        if rows:
+            steps = np.unique([int(row["env_steps"]) for row in rows])
+            seeds = list(dict.fromkeys(row["seed"] for row in rows))
+            values = [[float(row["value"]) for row in rows if row["seed"] == seed] for seed in seeds]
+            learners[key] = steps, np.asarray(values)
+        else:
+            scores = folder.read("summary.json")["evaluations"]["self_play"].get(metric, [])
+            controls[key] = float(interquartile_mean(np.asarray(scores, float)))
+    return learners, controls
+
+
+def _styles(labels: list[str], learning: set[str]) -> dict[str, dict]:
+    """A colour for each learner; a grey dash pattern for each control."""
+    names = list(dict.fromkeys(labels))
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(n for n in names if n in learning)}
+    controls = [name for name in names if name not in learning]
+    dashes = {name: {"color": "0.45", "linestyle": _DASHES[i % len(_DASHES)]} for i, name in enumerate(controls)}
+    return {name: {"color": colour} for name, colour in colours.items()} | dashes
+
+
+def _band(panel, steps: np.ndarray, values: np.ndarray, label: str, style: dict) -> None:
+    points = np.array([stratified_bootstrap(column[:, None], resamples=500) for column in values.T])
+    panel.plot(steps, points[:, 0], label=label, lw=1.8, **style)
+    panel.fill_between(steps, points[:, 1], points[:, 2], alpha=0.2, lw=0, **style)

@@ -1,0 +1,205 @@
+"""Running cells: train, evaluate, store; a killed sweep goes on where it was."""
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from marl_suite.algorithm import Learner
+from marl_suite.envs.environment import PyTree
+from marl_suite.envs.errors import InputError
+from marl_suite.evaluation import evaluator
+from marl_suite.experiments import store
+from marl_suite.experiments.suites import Cell
+from marl_suite.training import Chunk, Fit, returns_of
+
+Report = Callable[[Cell, Chunk], None]
+CHECKPOINT_SECONDS = 10.0
+"""A cell is saved this often while it trains, and not at all when it is done sooner."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came out of a cell."""
+
+    learner: Learner
+    state: PyTree  # the learner's state, [S, ...]
+    curves: list[dict[str, Any]]  # one row per (chunk, seed, metric)
+    evaluations: dict[str, dict[str, np.ndarray]]  # {evaluation: {metric: [S] or [S, N]}}
+    timing: dict[str, float]  # seconds
+
+    def __getitem__(self, metric: str) -> np.ndarray:
+        """A metric of the final policies among themselves, [S] or [S, N]."""
+        return self.evaluations["self_play"][metric]
+
+
+def run_cell(cell: Cell, folder: store.CellFolder | None = None, report: Report | None = None) -> Result:
+    """Trains and evaluates one cell; with a folder, goes on from its checkpoint and fills it.
+
+    Raises:
+        InputError: when the baseline cannot play the game.
+    """
+    started = time.perf_counter()
+    fit = Fit(cell.game, cell.configuration, cell.seeds, cell.steps, cell.game_params, cell.chunks)
+    if folder:
+        folder.begin()
+    state, curves, done = _restore(fit, folder)
+    learner_state = fit.start().learner if state is None and not cell.learns else None
+    saved = first_chunk = time.perf_counter()
+    if cell.learns:
+        for chunk in fit.chunks(state, done):
+            if chunk.index == done + 1:
+                first_chunk = time.perf_counter()
+            learner_state = chunk.state.learner
+            curves += _curve_rows(cell, chunk)
+            if report:
+                report(cell, chunk)
+            if folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+                store.save_tree(folder.checkpoint, chunk.state, done=str(chunk.index), curves=json.dumps(curves))
+                saved = time.perf_counter()
+        if learner_state is None:  # the checkpoint was of the last chunk
+            assert state is not None
+            learner_state = state.learner
+    trained = time.perf_counter()
+    learner = fit.learner()
+    evaluations = _evaluate(cell, learner, learner_state)
+    timing = {
+        "until_first_chunk": first_chunk - started,
+        "training": trained - started,
+        "evaluation": time.perf_counter() - trained,
+    }
+    result = Result(learner, learner_state, curves, evaluations, timing)
+    if folder:
+        _write(cell, fit, folder, result)
+    return result
+
+
+def _restore(fit: Fit, folder: store.CellFolder | None) -> tuple[PyTree, list[dict[str, Any]], int]:
+    """The checkpoint's loop state, curves so far and number of chunks; (None, [], 0) where there is none."""
+    if folder is None or not folder.checkpoint.exists():
+        return None, [], 0
+    state, extra = store.load_tree(folder.checkpoint, jax.eval_shape(fit.start))
+    return state, json.loads(extra["curves"]), int(extra["done"])
+
+
+def _evaluate(cell: Cell, learner: Learner, state: PyTree) -> dict[str, dict[str, np.ndarray]]:
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 0xE7A1))(np.asarray(cell.seeds, np.uint32))
+    mixed = cell.game.mixed_motive and cell.game.num_agents > 1
+    exploiter = cell.game.exploiter if mixed else None
+    sampled = evaluator(cell.game, learner, cell.episodes, exploiter=exploiter)(cell.game_params, state, keys)
+    evaluations = dict(sampled)
+    if cell.learns:
+        greedy = evaluator(cell.game, learner, cell.episodes, greedy=True)(cell.game_params, state, keys)
+        evaluations["self_play_greedy"] = greedy["self_play"]
+    return {name: {m: np.asarray(v) for m, v in sorted(metrics.items())} for name, metrics in evaluations.items()}
+
+
+def _curve_rows(cell: Cell, chunk: Chunk) -> list[dict[str, Any]]:
+    """The chunk's means: material payoff per step and agent, episode returns, the game's and the learner's metrics."""
+    logs = chunk.logs
+    values = {"return_per_step": logs["payoff"], "return": returns_of(logs)}
+    if not cell.game.mixed_motive:
+        values["first_agent_return_per_step"] = logs["payoff"][:, 0]
+    values |= logs["metrics"] | {f"learner/{name}": value for name, value in logs["learner"].items()}
+    rows = []
+    for metric, value in values.items():
+        per_seed = np.asarray(value).reshape(len(cell.seeds), -1).mean(1)
+        for seed, number in zip(cell.seeds, per_seed.tolist(), strict=True):
+            rows.append({"seed": seed, "env_steps": chunk.env_steps, "metric": metric, "value": number})
+    return rows
+
+
+def _write(cell: Cell, fit: Fit, folder: store.CellFolder, result: Result) -> None:
+    trained = fit.plan.num_chunks * fit.plan.steps_per_chunk if cell.learns else 0
+    facts = {"environment_version": cell.game.version, "seconds": result.timing, "env_steps_per_seed": trained}
+    summary = {"seeds": cell.seeds, "env_steps": trained, "evaluations": result.evaluations}
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ("seed", "env_steps", "metric", "value"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result.curves)
+    folder.write("configuration.json", store.to_json(cell.specification))
+    folder.write("manifest.json", store.to_json(store.manifest(**facts)))
+    folder.write("summary.json", store.to_json(summary))
+    folder.write("curves.csv", buffer.getvalue())
+    store.save_tree(folder.partial / "policy.npz", result.state)
+    folder.finish()
+
+
+def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: Callable[[str], None] = print) -> None:
+    """Runs the cells that are not finished in `root`, one after the other.
+
+    Args:
+        cells: checked cells, in table order.
+        root: the folder of the sweep; made when missing.
+        report: called after every chunk of training.
+        log: told, in a line each, what is run, resumed or passed over.
+
+    Raises:
+        InputError: when the folder cannot be written or another process is writing to it.
+    """
+    with store.locked(root):
+        store.write_sweep(root, [_entry(cell) for cell in cells])
+        for number, cell in enumerate(cells, start=1):
+            folder, where = store.CellFolder(root, cell.id), f"[{number}/{len(cells)}] {cell.environment} {cell.label}"
+            if cell.impossible or folder.finished:
+                log(f"{where}: {cell.impossible or 'already finished'}")
+                continue
+            log(f"{where}: {'resumed' if folder.checkpoint.exists() else 'started'}")
+            result = run_cell(cell, folder, report)
+            store.write_results(root)
+            seconds = result.timing["training"] + result.timing["evaluation"]
+            log(f"{where}: finished in {seconds:.1f} s, return per step {np.mean(result['return_per_step']):.3f}")
+        store.write_results(root)
+
+
+def _entry(cell: Cell) -> dict[str, Any]:
+    keys = ("id", "environment", "label", "impossible")
+    return {key: getattr(cell, key) for key in keys} | {"mixed_motive": cell.game.mixed_motive}
+
+
+def train(
+    environment: str,
+    baseline: str = "ippo",
+    seeds: int | Iterable[int] = 5,
+    steps: float = 1_000_000,
+    env: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
+    chunks: int = 20,
+    episodes: int = 128,
+    report: Report | None = None,
+    **overrides: Any,
+) -> Result:
+    """Trains a baseline in an environment and evaluates it; writes nothing.
+
+    Args:
+        environment: a name, as `marl_suite.make` takes it.
+        baseline: a name of `marl-suite list baselines`.
+        seeds: how many (0 .. n - 1), or which; all run in one program.
+        steps: environment steps per seed, rounded up to whole chunks.
+        env: static settings of the environment, such as `{"num_agents": 7}`.
+        params: its traced parameters, such as `{"max_steps": 100}`.
+        chunks: points of the learning curve.
+        episodes: per evaluation.
+        report: called with (cell, chunk) after every chunk.
+        **overrides: settings of the baseline, such as `learning_rate=3e-4`.
+
+    Returns:
+        the learner, its state per seed, learning curves, and arrays of evaluation metrics.
+
+    Raises:
+        InputError: for anything unknown or out of range, and for a pair that cannot be played.
+    """
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    cell = Cell(
+        environment, baseline, baseline, numbers, int(steps), chunks, episodes, env or {}, params or {}, overrides
+    ).check()
+    if cell.impossible:
+        raise InputError(cell.impossible)
+    return run_cell(cell, report=report)

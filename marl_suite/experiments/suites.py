@@ -1,0 +1,230 @@
+"""Suites: tables of environments x baselines x seeds x budget, written in TOML.
+
+    title = "Opponents that learn"
+    steps = 3e5                # environment steps per seed
+    seeds = 5                  # 0 .. 4, or a list
+    [[environments]]
+    id = "public_goods"
+    env = {num_agents = 5}     # static settings
+    params = {max_steps = 20}  # traced parameters
+    set = {"ppo.gamma" = 0.9}  # settings of every baseline of that group, here
+    [[baselines]]
+    id = "ippo"
+    label = "ippo team"        # the row's name; default: the id
+    set = {reward_view = "team"}
+
+An environment or a baseline may have its own `steps`; the environment's wins.
+"""
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marl_suite.algorithm import Configuration, no_update
+from marl_suite.baselines import registry as baselines
+from marl_suite.envs import registry as environments
+from marl_suite.envs.environment import Environment, PyTree
+from marl_suite.envs.errors import InputError, unknown_name
+from marl_suite.envs.wrappers import reward_view
+from marl_suite.training import plan
+
+_KEYS = {
+    "suite": {"title", "steps", "seeds", "chunks", "episodes", "environments", "baselines"},
+    "environment": {"id", "env", "params", "set", "steps"},
+    "baseline": {"id", "label", "set", "steps"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One entry of a results table: a baseline in an environment, all seeds."""
+
+    environment: str
+    baseline: str
+    label: str
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    steps: int = 1_000_000
+    chunks: int = 20
+    episodes: int = 128
+    env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def game(self) -> Environment:
+        return environments.make(self.environment, **self.env)
+
+    @cached_property
+    def game_params(self) -> PyTree:
+        return self.game.make_params(**self.params)
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        configuration = baselines.configuration(self.baseline, **self.set)
+        reward_view(self.game, configuration.reward_view)
+        return configuration
+
+    @cached_property
+    def impossible(self) -> str | None:
+        """Why this baseline cannot play this game; None when it can."""
+        try:
+            plan(self.game, self.game_params, self.configuration, self.steps, self.chunks)
+        except InputError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        spec = plan(self.game, self.game_params, self.configuration, self.steps, self.chunks).spec
+        return self.configuration.build(spec).update is not no_update
+
+    def check(self) -> "Cell":
+        """This cell, after raising `InputError` for whatever in it no game or baseline would take."""
+        for what, value in (("steps", self.steps), ("chunks", self.chunks), ("episodes", self.episodes)):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 1 or value != int(value):
+                raise InputError(f"{what} must be a positive whole number, got {value!r}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"seeds must be distinct and not negative, at least one, got {list(self.seeds)}")
+        _ = self.game_params, self.configuration
+        return self
+
+    @cached_property
+    def specification(self) -> dict[str, Any]:
+        """Everything that determines the result, JSON-able; equal specifications give equal results."""
+        return {
+            "environment": self.environment,
+            "version": self.game.version,
+            "env": {f.name: getattr(self.game, f.name) for f in dataclasses.fields(self.game) if _plain(self.game, f)},
+            "params": _values(self.game_params),
+            "baseline": self.baseline,
+            "label": self.label,
+            "set": _values(self.configuration),
+            "seeds": list(self.seeds),
+            "steps": int(self.steps),
+            "chunks": self.chunks,
+            "episodes": self.episodes,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """The folder's name: readable, and different for every specification."""
+        text = json.dumps(self.specification, sort_keys=True)
+        words = f"{self.environment}.{self.label}".replace(" ", "-")
+        safe = "".join(c if c.isalnum() or c in "._-=" else "_" for c in words)
+        return f"{safe[:80]}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _plain(env: Environment, field: dataclasses.Field) -> bool:
+    return isinstance(getattr(env, field.name), (str, int, float, bool, type(None)))
+
+
+def _values(tree: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON-able values."""
+    values = {}
+    for field in dataclasses.fields(tree):
+        value = getattr(tree, field.name)
+        values[field.name] = value if isinstance(value, (str, bool)) else np.asarray(value).tolist()
+    return values
+
+
+def builtin_suites() -> dict[str, str]:
+    """Names and titles of the suites that come with the package."""
+    folder = importlib.resources.files("marl_suite.benchmarks") / "suites"
+    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return {name: tomllib.loads((folder / f"{name}.toml").read_text()).get("title", "") for name in names}
+
+
+def load(suite: str) -> list[Cell]:
+    """The checked cells of a suite, in table order: environment by environment.
+
+    Args:
+        suite: a built-in suite's name, or the path of a TOML file.
+
+    Raises:
+        InputError: for an unknown suite, an unreadable file, or anything in it that is not as it should be.
+    """
+    if suite.endswith(".toml") or Path(suite).is_file():
+        try:
+            text = Path(suite).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read suite {suite!r}: {getattr(error, 'strerror', None) or error}") from None
+    elif suite in builtin_suites():
+        text = (importlib.resources.files("marl_suite.benchmarks") / "suites" / f"{suite}.toml").read_text()
+    else:
+        raise unknown_name("suite", suite, builtin_suites())
+    try:
+        return from_table(tomllib.loads(text), suite)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"suite {suite!r} is not valid TOML: {error}") from None
+
+
+def from_table(table: Mapping[str, Any], name: str = "suite") -> list[Cell]:
+    """The checked cells of a suite given as a dictionary. See `load`."""
+    _check_keys(table, "suite", name)
+    rows = {kind: table.get(f"{kind}s", []) for kind in ("environment", "baseline")}
+    for kind, entries in rows.items():
+        if not entries or not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
+            raise InputError(f"suite {name!r} needs at least one [[{kind}s]] entry, each with an id")
+        for entry in entries:
+            _check_keys(entry, kind, name)
+    seeds = table.get("seeds", 5)
+    common = {key: table[key] for key in ("chunks", "episodes") if key in table}
+    cells = []
+    for environment in rows["environment"]:
+        for baseline in rows["baseline"]:
+            steps = environment.get("steps", baseline.get("steps", table.get("steps", 1_000_000)))
+            cells.append(_cell(environment, baseline, steps, read_seeds(seeds), common))
+    if len({cell.id for cell in cells}) < len(cells):
+        raise InputError(f"suite {name!r} lists the same environment and baseline twice; give them labels")
+    return cells
+
+
+def read_seeds(seeds: Any) -> tuple[int, ...]:
+    """A number of seeds, or a list of them, as a tuple."""
+    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
+        return tuple(range(seeds))
+    if isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
+        return tuple(seeds)
+    raise InputError(f"seeds must be a positive number or a list of whole numbers, got {seeds!r}")
+
+
+def _check_keys(table: Mapping[str, Any], kind: str, suite: str) -> None:
+    for key, value in table.items():
+        if key not in _KEYS[kind]:
+            raise unknown_name(f"{kind} key in suite {suite!r}:", key, _KEYS[kind])
+        wanted = dict if key in ("env", "params", "set") else str if key in ("id", "label", "title") else object
+        if not isinstance(value, wanted):
+            kind_of = "a table" if wanted is dict else "text"
+            raise InputError(f"{key} in suite {suite!r} must be {kind_of}, got {value!r}")
+
+
+def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int, ...], common: Mapping) -> Cell:
+    settings = dict(baseline.get("set", {}))
+    group = baselines.configuration(baseline["id"]).group
+    groups = {baselines.configuration(name).group for name in baselines.registered()}
+    for key, value in environment.get("set", {}).items():
+        prefix = key.partition(".")[0]
+        if prefix not in groups or "." not in key:
+            raise InputError(f"set of {environment['id']} needs keys like 'ppo.gamma', with a group, got {key!r}")
+        if prefix == group:
+            settings = {key: value} | settings
+    return Cell(
+        environment=environment["id"],
+        baseline=baseline["id"],
+        label=baseline.get("label", baseline["id"]),
+        seeds=seeds,
+        steps=steps,
+        env=environment.get("env", {}),
+        params=environment.get("params", {}),
+        set=settings,
+        **common,
+    ).check()

@@ -1,0 +1,121 @@
+"""The table of a sweep: interquartile means over seeds with 95 % stratified bootstrap intervals."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from marl_suite.experiments import store
+from marl_suite.metrics.statistics import stratified_bootstrap
+
+_HEADINGS = {
+    ("self_play", "return_per_step"): "return per step",
+    ("self_play", "first_agent_return_per_step"): "agent 0's return per step",
+    ("self_play", "equality"): "equality",
+    ("self_play", "sustainability"): "sustainability",
+    ("self_play", "peace"): "peace",
+    ("exploiter", "own_per_step"): "return against exploiter",
+    ("exploiter", "exploiter_per_step"): "exploiter's return",
+}
+"""Columns with a fixed place: those of self-play come before the game's own metrics, the others after them."""
+_LEFT_OUT = {"return", "utilitarian_return", "episode_length", "finished", "agent_return"}
+
+
+class Table(NamedTuple):
+    """Headings and rows of text; `notes` say why a pair has no numbers."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def make_table(root: Path, confidence: float = 0.95) -> Table:
+    """The table of the finished cells in `root`.
+
+    Per game and baseline: material return per step and agent, social metrics and the game's own metrics of the final
+    policies among themselves (sampled actions), then what they and the scripted exploiter get when it takes one of
+    their places. A dash stands where a metric is not defined.
+
+    Raises:
+        InputError: when there are no results, or they cannot be read.
+    """
+    scores, entries = _scores(root), store.read_sweep(root)
+    columns = _columns(scores)
+    rows, notes = [], []
+    for entry in entries:
+        cell = scores.get(entry["id"], {})
+        if not cell:
+            notes.append(f"{entry['environment']}, {entry['label']}: {entry['impossible'] or 'not finished'}")
+        values = [interval(cell.get(column), confidence) for column in columns]
+        rows.append([entry["environment"], entry["label"], *values])
+    names = [_HEADINGS.get(column, column[1].replace("_", " ")) for column in columns]
+    return Table(["environment", "baseline", *names], rows, notes)
+
+
+def _scores(root: Path) -> dict[str, dict[tuple[str, str], list[float]]]:
+    """{cell: {(evaluation, metric): values of all seeds}} for metrics that are one number per seed."""
+    scores: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for cell, _, _, _, evaluation, metric, agent, value in store.tidy_rows(root):
+        if agent == "":
+            number = np.nan if value is None else value
+            scores.setdefault(cell, {}).setdefault((evaluation, metric), []).append(number)
+    return scores
+
+
+def _columns(scores: dict[str, dict[tuple[str, str], list[float]]]) -> list[tuple[str, str]]:
+    """The columns in which some cell has a number, in reading order."""
+    present = {key for cell in scores.values() for key, values in cell.items() if not np.all(np.isnan(values))}
+    own = sorted(k for k in present if k[0] == "self_play" and k not in _HEADINGS and k[1] not in _LEFT_OUT)
+    fixed = [key for key in _HEADINGS if key in present]
+    return [k for k in fixed if k[0] == "self_play"] + own + [k for k in fixed if k[0] != "self_play"]
+
+
+def interval(values: "np.ndarray | list[float] | None", confidence: float = 0.95) -> str:
+    """IQM and bootstrap interval of one value per seed, as text; a dash where some seed has none."""
+    if values is None or np.any(np.isnan(values)):
+        return "–"
+    point, low, high = stratified_bootstrap(np.asarray(values)[:, None], confidence=confidence)
+    if len(values) == 1:  # one run says nothing about spread
+        return _number(point)
+    return f"{_number(point)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: Any) -> str:
+    text = f"{float(value):.3f}" if abs(value) < 10 else f"{float(value):.2f}"
+    return text.replace("-0.000", "0.000")
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table, the notes as a list below it."""
+    lines = [table.headings, ["---"] * len(table.headings), *table.rows]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    notes = "".join(f"\n- {note}" for note in table.notes)
+    return text + (f"\n{notes}" if notes else "") + "\n"
+
+
+def latex(table: Table) -> str:
+    """A LaTeX tabular with booktabs rules, the notes as comments."""
+
+    def line(row: list[str]) -> str:
+        escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("–", "--") for cell in row)
+        return " & ".join(escaped) + r" \\"
+
+    columns = "ll" + "r" * (len(table.headings) - 2)
+    notes = [f"% {note}" for note in table.notes]
+    body = [line(table.headings), r"\midrule", *map(line, table.rows)]
+    return "\n".join(
+        [*notes, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}", ""]
+    )
+
+
+def comma_separated(table: Table) -> str:
+    """The same cells as CSV; for numbers by seed see `results.csv`."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([table.headings, *table.rows])
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"markdown": markdown, "latex": latex, "csv": comma_separated}

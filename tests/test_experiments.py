@@ -1,0 +1,205 @@
+"""Running suites: nothing finished is lost or run again, and what is shown is what was stored."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import marl_suite
+from marl_suite.envs.errors import InputError
+from marl_suite.experiments import replay, run, store, tables
+from marl_suite.experiments.plots import learning_curves
+from marl_suite.experiments.suites import from_table
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "steps": 320,
+    "seeds": 3,
+    "chunks": 4,
+    "episodes": 4,
+    "environments": [{"id": "prisoners_dilemma", "params": {"max_steps": 5}}, {"id": "matching_pennies"}],
+    "baselines": [
+        {"id": "ippo", "set": {"num_envs": 4, "rollout_length": 5, "hidden_sizes": [8], "minibatches": 2}},
+        {"id": "always_defect"},
+    ],
+}
+
+
+def run_tiny(root: Path) -> list[str]:
+    lines: list[str] = []
+    run.sweep(from_table(TINY), root, log=lines.append)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("sweep")
+    run_tiny(root)
+    return root
+
+
+def test_every_cell_holds_its_configuration_manifest_curves_summary_and_policy(finished):
+    cells = [cell for cell in from_table(TINY) if not cell.impossible]
+    assert len(cells) == 3
+    for cell in cells:
+        folder = store.CellFolder(finished, cell.id)
+        names = {path.name for path in folder.final.iterdir()}
+        assert names == {"configuration.json", "manifest.json", "curves.csv", "summary.json", "policy.npz"}
+        manifest = folder.read("manifest.json")
+        assert manifest["versions"]["jax"] == jax.__version__
+        assert manifest["environment_version"] == cell.game.version
+        assert folder.read("configuration.json")["set"] == cell.specification["set"]
+    assert not list(finished.rglob("*.partial"))
+
+
+def test_finished_cells_are_never_run_again(finished):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "cells").rglob("*") if path.is_file()}
+    lines = run_tiny(finished)
+    assert sum("already finished" in line for line in lines) == 3
+    assert not any("started" in line or "resumed" in line for line in lines)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_scripted_players_have_no_curve_and_their_known_return(finished):
+    control = from_table(TINY)[1]
+    folder = store.CellFolder(finished, control.id)
+    assert (folder.final / "curves.csv").read_text().count("\n") == 1
+    summary = folder.read("summary.json")
+    assert summary["env_steps"] == 0
+    assert summary["evaluations"]["self_play"]["return"] == [-10.0] * 3  # mutual defection, -2 for 5 steps
+    assert summary["evaluations"]["exploiter"]["exploiter_per_step"] == [-2.0] * 3
+
+
+def test_the_budget_is_rounded_up_to_whole_chunks_and_reported(finished):
+    summary = store.CellFolder(finished, from_table(TINY)[0].id).read("summary.json")
+    assert summary["env_steps"] == 320  # 16 updates of 4 x 5 steps, four to a chunk
+
+
+def test_the_tidy_table_has_a_row_per_seed_metric_and_agent(finished):
+    with open(finished / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == store.RESULT_COLUMNS
+    learner = from_table(TINY)[0].id
+    mine = [row for row in rows if row["cell"] == learner and row["evaluation"] == "self_play"]
+    assert sum(row["metric"] == "return" for row in mine) == 3
+    assert {(row["seed"], row["agent"]) for row in mine if row["metric"] == "agent_return"} == {
+        (str(seed), str(agent)) for seed in range(3) for agent in range(2)
+    }
+
+
+def test_tables_show_iqm_and_interval_and_say_why_a_pair_has_none(finished):
+    table = tables.make_table(finished)
+    assert table.rows[1][:3] == ["prisoners_dilemma", "always_defect", "-2.000 [-2.000, -2.000]"]
+    assert table.rows[1][table.headings.index("equality")] == "–"  # undefined for negative returns
+    assert set(table.rows[3][2:]) == {"–"} and "no scripted player" in table.notes[0]
+    lines = tables.markdown(table).splitlines()
+    assert len({line.count("|") for line in lines[:6]}) == 1
+    assert tables.latex(table).count(r"\\") == 5 and r"prisoners\_dilemma" in tables.latex(table)
+    assert list(csv.reader(tables.comma_separated(table).splitlines()))[1:] == table.rows
+
+
+def test_the_figure_is_drawn(finished):
+    path = learning_curves(finished)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_stored_policies_play_as_they_did(finished):
+    cell, learner, state = replay.load_cell(finished, from_table(TINY)[0].id)
+    again = run._evaluate(cell, learner, state)
+    stored = store.CellFolder(finished, cell.id).read("summary.json")["evaluations"]
+    np.testing.assert_array_equal(again["self_play"]["return"], np.float32(stored["self_play"]["return"]))
+    text = replay.evaluate_folder(finished, against="always_defect", episodes=4)
+    assert text.count("\n") == 5 and "-2.000" in text
+    with pytest.raises(InputError, match="did you mean 'always_defect'"):
+        replay.evaluate_folder(finished, against="always_defekt")
+
+
+def test_a_checkpointed_cell_resumes_to_the_same_result(finished, tmp_path, monkeypatch):
+    cell = from_table(TINY)[0]
+    folder = store.CellFolder(tmp_path, cell.id)
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+
+    def stop_after_two(_, chunk):
+        if chunk.index == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run_cell(cell, folder, stop_after_two)
+    assert folder.checkpoint.exists() and not folder.finished
+    seen: list[int] = []
+    run.run_cell(cell, folder, lambda _, chunk: seen.append(chunk.index))
+    assert seen == [3, 4]
+    for name in ("summary.json", "curves.csv", "configuration.json"):
+        whole = store.CellFolder(finished, cell.id).final / name
+        assert (folder.final / name).read_text() == whole.read_text()
+
+
+def test_a_sweep_killed_in_the_middle_ends_with_the_same_table(finished, tmp_path):
+    suite, root = tmp_path / "tiny.toml", tmp_path / "out"
+    code = (
+        "import json, pathlib; from marl_suite.experiments import run, suites\n"
+        f"cells = suites.from_table(json.loads({json.dumps(TINY)!r}))\n"
+        "run.CHECKPOINT_SECONDS = 0.0\n"
+        "import time\n"
+        f"run.sweep(cells[:2], pathlib.Path({str(root)!r}), report=lambda c, k: time.sleep(0.5))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+    cell = from_table(TINY)[0]
+    deadline = time.monotonic() + 120
+    while not store.CellFolder(root, cell.id).checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not store.CellFolder(root, cell.id).finished
+    lines = run_tiny(root)
+    assert any("resumed" in line for line in lines), lines
+    assert tables.make_table(root) == tables.make_table(finished)
+    assert (root / "results.csv").read_text() == (finished / "results.csv").read_text()
+    assert not suite.exists()
+
+
+def test_two_processes_cannot_write_to_one_folder(tmp_path):
+    with store.locked(tmp_path), pytest.raises(InputError, match="another run is writing"):
+        run_tiny(tmp_path)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    store.write_atomically(path, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_atomically(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_a_checkpoint_of_another_structure_is_refused(tmp_path):
+    store.save_tree(tmp_path / "a.npz", {"x": np.zeros(3)})
+    with pytest.raises(InputError, match="holds 1 arrays where 2"):
+        store.load_tree(tmp_path / "a.npz", {"x": np.zeros(3), "y": np.zeros(3)})
+    with pytest.raises(InputError, match="is needed"):
+        store.load_tree(tmp_path / "a.npz", {"x": np.zeros(4)})
+
+
+def test_the_python_api_gives_arrays_and_the_sweeps_numbers(finished):
+    settings = {**TINY["baselines"][0]["set"], "hidden_sizes": (8,)}
+    result = marl_suite.train(
+        "prisoners_dilemma", "ippo", seeds=3, steps=320, params={"max_steps": 5}, chunks=4, episodes=4, **settings
+    )
+    assert result["return"].shape == (3,) and result["agent_return"].shape == (3, 2)
+    stored = store.CellFolder(finished, from_table(TINY)[0].id).read("summary.json")["evaluations"]["self_play"]
+    np.testing.assert_allclose(result["return"], stored["return"], rtol=1e-6)
+    with pytest.raises(InputError, match="no scripted player"):
+        marl_suite.train("matching_pennies", "always_defect")
