@@ -34,7 +34,7 @@ class IPPO(Configuration):
 
     group: ClassVar[str] = "ppo"
 
-    learning_rate: float = 1e-3  # Adam's
+    lr: float = 1e-3  # learning rate, of Adam
     gamma: float = 0.96  # discount
     gae_lambda: float = 0.95
     clip: float = 0.2  # of the ratio, and of the value when clip_value
@@ -61,7 +61,7 @@ class IPPO(Configuration):
         for field in ("num_envs", "rollout_length", "epochs", "minibatches"):
             at_least(f"ppo.{field}", getattr(self, field), 1)
         for field in (
-            "learning_rate",
+            "lr",
             "entropy_coefficient",
             "value_coefficient",
             "max_gradient_norm",
@@ -150,7 +150,7 @@ class PPO:
     def optimiser(self) -> optax.GradientTransformation:
         config = self.config
         steps = self.spec.num_updates * config.epochs * config.minibatches
-        rate = optax.linear_schedule(config.learning_rate, 0.0, steps) if config.anneal else config.learning_rate
+        rate = optax.linear_schedule(config.lr, 0.0, steps) if config.anneal else config.lr
         return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(rate, eps=1e-5))
 
     # ------------------------------------------------------------------ acting

@@ -138,7 +138,7 @@ class Configuration(struct.PyTreeNode):
     """Base of every baseline's configuration: fields are hyperparameters, static where they fix a shape."""
 
     group: ClassVar[str] = ""
-    """The prefix accepted before a key on the command line, as in `ppo.learning_rate`."""
+    """The prefix accepted before a key on the command line, as in `ppo.lr`."""
 
     reward_view: str = static("individual")
     """What the learner is paid, a function of everybody's payoffs (`marl_suite.envs.wrappers`)."""

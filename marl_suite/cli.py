@@ -37,7 +37,7 @@ class Train:
     steps: float = 1e6
     """environment steps per seed"""
     set: Pairs = ()
-    """settings of the baseline, as in ppo.learning_rate=3e-4,1e-3 or reward_view=team"""
+    """settings of the baseline, as in ppo.lr=3e-4,1e-3 or reward_view=team"""
     env: Pairs = ()
     """static settings of the environment, as in num_agents=5"""
     params: Pairs = ()
@@ -179,7 +179,7 @@ def _train(command: Train) -> None:
                     command.baseline,
                     " ".join([command.baseline, *words]),
                     read_seeds(command.seeds),
-                    _whole(command.steps),
+                    command.steps,
                     command.chunks,
                     command.episodes,
                     env,
@@ -236,10 +236,6 @@ def _speed(command: Speed) -> None:
     print(speed.report(rows))
     if command.out:
         Path(command.out).write_text(speed.to_csv(rows))
-
-
-def _whole(number: float) -> float:
-    return int(number) if number == number and abs(number) < 1e18 and number == int(number) else number
 
 
 _RUN = {List: _list, Train: _train, Sweep: _sweep, Table: _table, Evaluate: _evaluate, Speed: _speed}

@@ -62,51 +62,47 @@ def evaluate(
     reset_keys = jax.random.split(reset_key, num_episodes)
     observation, env_state = jax.vmap(env.reset_env, (0, None))(reset_keys, params)
 
-    def play(playing: _Playing) -> tuple[_Playing, PyTree]:
+    def play(playing: _Playing) -> tuple[_Playing, jax.Array, jax.Array, Metrics]:
+        """One step of every environment: who stands where, payoffs [E, N], done [E] and metrics."""
         act_key, env_key = jax.random.split(jax.random.fold_in(step_key, playing.time))
         mask = jax.vmap(env.action_mask, (0, None))(playing.env_state, params) if env.masks_actions else None
         actions, memory, _ = act(playing.memory, playing.observation, act_key, mask)
         observation, env_state, _, terminated, truncated, info = jax.vmap(env.step_env, (0, 0, 0, None))(
             jax.random.split(env_key, num_episodes), playing.env_state, actions, params
         )
-        return playing.replace(env_state=env_state, observation=observation, memory=memory), (
-            info["payoff"],
-            terminated | truncated,
-            info["metrics"],
-        )
+        moved = playing.replace(env_state=env_state, observation=observation, memory=memory, time=playing.time + 1)
+        return moved, info["payoff"], terminated | truncated, info["metrics"]
 
     def step(playing: _Playing) -> _Playing:
         episodes = playing.episodes
         running = ~episodes.finished
-        playing, (payoff, done, metrics) = play(playing)
-        counted = jax.tree.map(
-            lambda x, total: total + where_env(running, x, jnp.zeros_like(x)), metrics, episodes.metrics
-        )
+        playing, payoff, done, metrics = play(playing)
         payoff = jnp.where(running[:, None], payoff, 0.0)
         episodes = Episodes(
             returns=episodes.returns + payoff,
             length=episodes.length + running,
             finished=episodes.finished | done,
-            collection=jax.vmap(lambda times, reward: times.update(playing.time + 1, reward))(
-                episodes.collection, payoff
+            collection=jax.vmap(lambda times, reward: times.update(playing.time, reward))(episodes.collection, payoff),
+            metrics=jax.tree.map(
+                lambda x, total: total + where_env(running, x, jnp.zeros_like(x)), metrics, episodes.metrics
             ),
-            metrics=counted,
         )
-        return playing.replace(episodes=episodes, time=playing.time + 1)
+        return playing.replace(episodes=episodes)
 
-    zeros = jnp.zeros((num_episodes, env.num_agents))
-    shapes = jax.eval_shape(play, _Playing(env_state, observation, memory, None, jnp.int32(0)))[1][2]
     episodes = Episodes(
-        returns=zeros,
+        returns=jnp.zeros((num_episodes, env.num_agents)),
         length=jnp.zeros(num_episodes, jnp.int32),
         finished=jnp.zeros(num_episodes, bool),
-        collection=jax.vmap(lambda _: social.CollectionTimes.start(env.num_agents))(zeros),
-        metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        collection=jax.vmap(lambda _: social.CollectionTimes.start(env.num_agents))(jnp.arange(num_episodes)),
+        metrics={},
     )
+    start = _Playing(env_state, observation, memory, episodes, jnp.int32(0))
+    metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: play(start)[-1]))
+    start = start.replace(episodes=episodes.replace(metrics=metrics))
     playing = jax.lax.while_loop(
         lambda playing: ~jnp.all(playing.episodes.finished) & (playing.time < max_steps),
         step,
-        _Playing(env_state, observation, memory, episodes, jnp.int32(0)),
+        start,
     )
     episodes = playing.episodes
     means = jax.tree.map(

@@ -70,7 +70,7 @@ class Plan(NamedTuple):
     steps_per_chunk: int  # environment steps, simulated ones included
 
 
-def plan(env: Environment, params: PyTree, configuration: Configuration, steps: int, chunks: int) -> Plan:
+def plan(env: Environment, params: PyTree, configuration: Configuration, steps: float, chunks: int) -> Plan:
     """Divides `steps` into at most `chunks` equal parts; the budget is rounded up to whole chunks.
 
     Raises:
@@ -90,7 +90,7 @@ def plan(env: Environment, params: PyTree, configuration: Configuration, steps: 
 class Chunk(NamedTuple):
     """What the host sees between two chunks."""
 
-    index: int  # chunks finished, from 1
+    number: int  # of this chunk, from 1
     num_chunks: int
     env_steps: int  # per seed, so far
     state: LoopState  # [S, ...]; donated to the next chunk, so copy what must outlive it
@@ -119,7 +119,7 @@ class Fit:
         env: Environment,
         configuration: Configuration,
         seeds: Sequence[int],
-        steps: int,
+        steps: float,
         params: PyTree = None,
         chunks: int = 20,
         axes: tuple[Any, Any] = (None, None),
@@ -153,11 +153,11 @@ class Fit:
 
     def chunks(self, state: LoopState | None = None, done: int = 0) -> Iterator[Chunk]:
         """Runs the chunks after the first `done`, from `state`."""
-        state = self.start() if state is None else state
-        for index in range(done + 1, self.plan.num_chunks + 1):
-            state, logs = self._run(self.configuration, self.params, state)
+        current = self.start() if state is None else state
+        for number in range(done + 1, self.plan.num_chunks + 1):
+            current, logs = self._run(self.configuration, self.params, current)
             logs = jax.tree.map(np.asarray, logs)  # waits for the device
-            yield Chunk(index, self.plan.num_chunks, index * self.plan.steps_per_chunk, state, logs)
+            yield Chunk(number, self.plan.num_chunks, number * self.plan.steps_per_chunk, current, logs)
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.chunks()

@@ -25,7 +25,7 @@ def test_comma_lists_expand_to_every_combination():
 
 @pytest.mark.parametrize("pairs", [["lr"], ["=3"], ["lr="], ["lr=1", "lr=2"]])
 def test_malformed_overrides_are_refused_by_name(pairs):
-    with pytest.raises(InputError, match="lr|=3"):
+    with pytest.raises(InputError, match=r"lr|=3"):
         parse(pairs)
 
 

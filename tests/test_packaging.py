@@ -66,12 +66,13 @@ def test_importing_the_environments_touches_no_device_and_no_heavy_library():
 def test_every_module_imports_without_a_device():
     modules_after(
         "import marl_suite.experiments.run, marl_suite.experiments.replay, marl_suite.experiments.plots\n"
-        "import marl_suite.baselines.ppo, marl_suite.benchmarks.speed, marl_suite.envs.testing, marl_suite.games.repeated"
+        "import marl_suite.baselines.ppo, marl_suite.benchmarks.speed\n"
+        "import marl_suite.envs.testing, marl_suite.games.repeated"
     )
 
 
 def test_help_answers_without_importing_jax():
-    code = "import sys\nfrom marl_suite.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as e: assert not e.code"
+    code = "import contextlib, sys\nfrom marl_suite.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])"
     result = run_python(code + "\nassert 'jax' not in sys.modules and 'numpy' not in sys.modules")
     assert result.returncode == 0, result.stderr
     assert "sweep" in result.stdout

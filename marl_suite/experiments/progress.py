@@ -30,8 +30,8 @@ def display() -> Iterator[tuple[Callable[[Cell, Chunk], None], Callable[[str], N
             task, since, first = running[cell.id]
             rate = (chunk.env_steps - first) * len(cell.seeds) / max(time.perf_counter() - since, 1e-9)
             payoff = np.mean(chunk.logs["payoff"])
-            bars.update(task, completed=chunk.index, rate=f"{payoff:+.3f} per step, {rate:,.0f} steps/s")
-            if chunk.index == chunk.num_chunks:
+            bars.update(task, completed=chunk.number, rate=f"{payoff:+.3f} per step, {rate:,.0f} steps/s")
+            if chunk.number == chunk.num_chunks:
                 bars.remove_task(task)
 
         yield report, console.print

@@ -18,9 +18,10 @@ from marl_suite.envs.errors import InputError
 from marl_suite.evaluation import evaluator
 from marl_suite.experiments import store
 from marl_suite.experiments.suites import Cell
-from marl_suite.training import Chunk, Fit, returns_of
+from marl_suite.training import Chunk, Fit, LoopState, returns_of
 
 Report = Callable[[Cell, Chunk], None]
+CURVE_COLUMNS = ("seed", "env_steps", "metric", "value")
 CHECKPOINT_SECONDS = 10.0
 """A cell is saved this often while it trains, and not at all when it is done sooner."""
 
@@ -48,43 +49,38 @@ def run_cell(cell: Cell, folder: store.CellFolder | None = None, report: Report 
     """
     started = time.perf_counter()
     fit = Fit(cell.game, cell.configuration, cell.seeds, cell.steps, cell.game_params, cell.chunks)
-    if folder:
-        folder.begin()
-    state, curves, done = _restore(fit, folder)
-    learner_state = fit.start().learner if state is None and not cell.learns else None
-    saved = first_chunk = time.perf_counter()
-    if cell.learns:
-        for chunk in fit.chunks(state, done):
-            if chunk.index == done + 1:
-                first_chunk = time.perf_counter()
-            learner_state = chunk.state.learner
-            curves += _curve_rows(cell, chunk)
-            if report:
-                report(cell, chunk)
-            if folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-                store.save_tree(folder.checkpoint, chunk.state, done=str(chunk.index), curves=json.dumps(curves))
-                saved = time.perf_counter()
-        if learner_state is None:  # the checkpoint was of the last chunk
-            assert state is not None
-            learner_state = state.learner
+    state, curves = _train(cell, fit, folder, report)
     trained = time.perf_counter()
     learner = fit.learner()
-    evaluations = _evaluate(cell, learner, learner_state)
-    timing = {
-        "until_first_chunk": first_chunk - started,
-        "training": trained - started,
-        "evaluation": time.perf_counter() - trained,
-    }
-    result = Result(learner, learner_state, curves, evaluations, timing)
+    evaluations = _evaluate(cell, learner, state.learner)
+    timing = {"training": trained - started, "evaluation": time.perf_counter() - trained}
+    result = Result(learner, state.learner, curves, evaluations, timing)
     if folder:
         _write(cell, fit, folder, result)
     return result
 
 
-def _restore(fit: Fit, folder: store.CellFolder | None) -> tuple[PyTree, list[dict[str, Any]], int]:
-    """The checkpoint's loop state, curves so far and number of chunks; (None, [], 0) where there is none."""
-    if folder is None or not folder.checkpoint.exists():
-        return None, [], 0
+def _train(
+    cell: Cell, fit: Fit, folder: store.CellFolder | None, report: Report | None
+) -> tuple[LoopState, list[dict[str, Any]]]:
+    """The state after training, from the checkpoint on where there is one, and the learning curves."""
+    if folder:
+        folder.begin()
+    state, curves, done = _restore(fit, folder) if folder and folder.checkpoint.exists() else (fit.start(), [], 0)
+    saved = time.perf_counter()
+    for chunk in fit.chunks(state, done) if cell.learns else ():
+        state = chunk.state
+        curves += _curve_rows(cell, chunk)
+        if report:
+            report(cell, chunk)
+        if folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+            store.save_tree(folder.checkpoint, state, done=str(chunk.number), curves=json.dumps(curves))
+            saved = time.perf_counter()
+    return state, curves
+
+
+def _restore(fit: Fit, folder: store.CellFolder) -> tuple[LoopState, list[dict[str, Any]], int]:
+    """The checkpoint's loop state, learning curves so far and number of chunks."""
     state, extra = store.load_tree(folder.checkpoint, jax.eval_shape(fit.start))
     return state, json.loads(extra["curves"]), int(extra["done"])
 
@@ -121,9 +117,9 @@ def _write(cell: Cell, fit: Fit, folder: store.CellFolder, result: Result) -> No
     facts = {"environment_version": cell.game.version, "seconds": result.timing, "env_steps_per_seed": trained}
     summary = {"seeds": cell.seeds, "env_steps": trained, "evaluations": result.evaluations}
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ("seed", "env_steps", "metric", "value"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.curves)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CURVE_COLUMNS)
+    writer.writerows([row[column] for column in CURVE_COLUMNS] for row in result.curves)
     folder.write("configuration.json", store.to_json(cell.specification))
     folder.write("manifest.json", store.to_json(store.manifest(**facts)))
     folder.write("summary.json", store.to_json(summary))
@@ -188,7 +184,7 @@ def train(
         chunks: points of the learning curve.
         episodes: per evaluation.
         report: called with (cell, chunk) after every chunk.
-        **overrides: settings of the baseline, such as `learning_rate=3e-4`.
+        **overrides: settings of the baseline, such as `lr=3e-4`.
 
     Returns:
         the learner, its state per seed, learning curves, and arrays of evaluation metrics.
@@ -198,7 +194,7 @@ def train(
     """
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     cell = Cell(
-        environment, baseline, baseline, numbers, int(steps), chunks, episodes, env or {}, params or {}, overrides
+        environment, baseline, baseline, numbers, steps, chunks, episodes, env or {}, params or {}, overrides
     ).check()
     if cell.impossible:
         raise InputError(cell.impossible)

@@ -31,7 +31,7 @@ import numpy as np
 from marl_suite.algorithm import Configuration, no_update
 from marl_suite.baselines import registry as baselines
 from marl_suite.envs import registry as environments
-from marl_suite.envs.environment import Environment, PyTree
+from marl_suite.envs.environment import Environment, PyTree, static_settings
 from marl_suite.envs.errors import InputError, unknown_name
 from marl_suite.envs.wrappers import reward_view
 from marl_suite.training import plan
@@ -51,7 +51,7 @@ class Cell:
     baseline: str
     label: str
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    steps: int = 1_000_000
+    steps: float = 1_000_000
     chunks: int = 20
     episodes: int = 128
     env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -90,7 +90,7 @@ class Cell:
     def check(self) -> "Cell":
         """This cell, after raising `InputError` for whatever in it no game or baseline would take."""
         for what, value in (("steps", self.steps), ("chunks", self.chunks), ("episodes", self.episodes)):
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 1 or value != int(value):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1 or value % 1 != 0:
                 raise InputError(f"{what} must be a positive whole number, got {value!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds must be distinct and not negative, at least one, got {list(self.seeds)}")
@@ -103,7 +103,7 @@ class Cell:
         return {
             "environment": self.environment,
             "version": self.game.version,
-            "env": {f.name: getattr(self.game, f.name) for f in dataclasses.fields(self.game) if _plain(self.game, f)},
+            "env": {name: getattr(self.game, name) for name in static_settings(type(self.game))},
             "params": _values(self.game_params),
             "baseline": self.baseline,
             "label": self.label,
@@ -121,10 +121,6 @@ class Cell:
         words = f"{self.environment}.{self.label}".replace(" ", "-")
         safe = "".join(c if c.isalnum() or c in "._-=" else "_" for c in words)
         return f"{safe[:80]}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _plain(env: Environment, field: dataclasses.Field) -> bool:
-    return isinstance(getattr(env, field.name), (str, int, float, bool, type(None)))
 
 
 def _values(tree: Any) -> dict[str, Any]:
