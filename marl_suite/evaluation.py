@@ -111,6 +111,11 @@ def evaluate(
     return episodes.replace(metrics=means)
 
 
+def opposed(env: Environment) -> bool:
+    """Whether the mean return over agents says little, as in zero-sum games, and one agent's is shown as well."""
+    return env.num_agents > 1 and not env.mixed_motive
+
+
 def summarise(env: Environment, episodes: Episodes) -> Metrics:
     """The social metrics of a set of episodes.
 
@@ -132,7 +137,7 @@ def summarise(env: Environment, episodes: Episodes) -> Metrics:
         "finished": episodes.finished.mean(dtype=jnp.float32),
         "agent_return": episodes.returns.mean(0),
     }
-    if not env.mixed_motive:  # where interests are opposed the mean over agents says little
+    if opposed(env):
         summary["first_agent_return_per_step"] = (episodes.returns[:, 0] / episodes.length).mean()
     if "timed_out" in pooled:
         timed_out = episodes.metrics["timed_out"] * episodes.length[:, None]

@@ -97,7 +97,8 @@ def test_the_tidy_table_has_a_row_per_seed_metric_and_agent(finished):
 
 def test_tables_show_iqm_and_interval_and_say_why_a_pair_has_none(finished):
     table = tables.make_table(finished)
-    assert table.rows[1][:3] == ["prisoners_dilemma", "always_defect", "-2.000 [-2.000, -2.000]"]
+    assert table.rows[1][:2] == ["prisoners_dilemma", "always_defect"]
+    assert table.rows[1][2:4] == ["-10.00 [-10.00, -10.00]", "-2.000 [-2.000, -2.000]"]
     assert "equality" not in table.headings  # undefined for negative returns
     assert table.rows[1][table.headings.index("heads")] == "–"
     assert set(table.rows[3][2:]) == {"–"} and "no scripted player" in table.notes[0]

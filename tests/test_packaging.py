@@ -72,7 +72,8 @@ def test_every_module_imports_without_a_device():
 
 
 def test_help_answers_without_importing_jax():
-    code = "import contextlib, sys\nfrom marl_suite.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])"
+    code = "import contextlib, sys\nfrom marl_suite.cli import main\n"
+    code += "with contextlib.suppress(SystemExit):\n    main(['--help'])"
     result = run_python(code + "\nassert 'jax' not in sys.modules and 'numpy' not in sys.modules")
     assert result.returncode == 0, result.stderr
     assert "sweep" in result.stdout

@@ -18,7 +18,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 def learning_curves(root: Path) -> Path:
     """Draws `root/learning_curves.png`: return per step over environment steps, per environment and baseline.
 
-    The mean over agents, and agent 0's own in games that are not mixed-motive, whose mean may be constant. Lines are
+    The mean over agents, and agent 0's own in games of opposed interests, whose mean may be constant. Lines are
     interquartile means over seeds, bands their 95 % bootstrap intervals; baselines that do not learn are broken
     horizontal lines.
 
@@ -38,9 +38,9 @@ def learning_curves(root: Path) -> Path:
     learners, controls = _lines(root, entries)
     styles = _styles([entry["label"] for entry in entries], {label for _, label in learners})
     for panel, game in zip(axes.flat, games, strict=False):
-        mixed = any(entry["mixed_motive"] for entry in entries if entry["environment"] == game)
+        alone = any(entry["headline"].startswith("first") for entry in entries if entry["environment"] == game)
         _draw(panel, game, learners, controls, styles)
-        panel.set_title(game.replace("_", " ") + ("" if mixed else " (agent 0)"), fontsize=10)
+        panel.set_title(game.replace("_", " ") + (" (agent 0)" if alone else ""), fontsize=10)
     for panel in axes.flat[len(games) :]:
         panel.set_visible(False)
     for row in axes:
@@ -83,7 +83,7 @@ def _lines(root: Path, entries: list[dict]) -> tuple[dict[tuple, Curve], dict[tu
     """Curves of what learned, {(environment, label): (steps [K], values [S, K])}, and levels of what did not."""
     learners, controls = {}, {}
     for entry in entries:
-        metric = "return_per_step" if entry["mixed_motive"] else "first_agent_return_per_step"
+        metric = entry["headline"]
         folder, key = store.CellFolder(root, entry["id"]), (entry["environment"], entry["label"])
         with open(folder.final / "curves.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["metric"] == metric]

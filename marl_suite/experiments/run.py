@@ -15,7 +15,7 @@ import numpy as np
 from marl_suite.algorithm import Learner
 from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
-from marl_suite.evaluation import evaluator
+from marl_suite.evaluation import evaluator, opposed
 from marl_suite.experiments import store
 from marl_suite.experiments.suites import Cell
 from marl_suite.training import Chunk, Fit, LoopState, returns_of
@@ -101,7 +101,7 @@ def _curve_rows(cell: Cell, chunk: Chunk) -> list[dict[str, Any]]:
     """The chunk's means: material payoff per step and agent, episode returns, the game's and the learner's metrics."""
     logs = chunk.logs
     values = {"return_per_step": logs["payoff"], "return": returns_of(logs)}
-    if not cell.game.mixed_motive:
+    if opposed(cell.game):
         values["first_agent_return_per_step"] = logs["payoff"][:, 0]
     values |= logs["metrics"] | {f"learner/{name}": value for name, value in logs["learner"].items()}
     rows = []
@@ -157,7 +157,8 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
 
 def _entry(cell: Cell) -> dict[str, Any]:
     keys = ("id", "environment", "label", "impossible")
-    return {key: getattr(cell, key) for key in keys} | {"mixed_motive": cell.game.mixed_motive}
+    headline = "first_agent_return_per_step" if opposed(cell.game) else "return_per_step"
+    return {key: getattr(cell, key) for key in keys} | {"headline": headline}
 
 
 def train(

@@ -12,6 +12,7 @@ from marl_suite.experiments import store
 from marl_suite.metrics.statistics import stratified_bootstrap
 
 _HEADINGS = {
+    ("self_play", "return"): "return",
     ("self_play", "return_per_step"): "return per step",
     ("self_play", "first_agent_return_per_step"): "agent 0's return per step",
     ("self_play", "equality"): "equality",
@@ -21,7 +22,7 @@ _HEADINGS = {
     ("exploiter", "exploiter_per_step"): "exploiter's return",
 }
 """Columns with a fixed place: those of self-play come before the game's own metrics, the others after them."""
-_LEFT_OUT = {"return", "utilitarian_return", "episode_length", "finished", "agent_return"}
+_LEFT_OUT = {"utilitarian_return", "episode_length", "finished", "agent_return"}
 
 
 class Table(NamedTuple):
@@ -35,9 +36,9 @@ class Table(NamedTuple):
 def make_table(root: Path, confidence: float = 0.95) -> Table:
     """The table of the finished cells in `root`.
 
-    Per game and baseline: material return per step and agent, social metrics and the game's own metrics of the final
-    policies among themselves (sampled actions), then what they and the scripted exploiter get when it takes one of
-    their places. A dash stands where a metric is not defined.
+    Per game and baseline: material return per agent, by episode and by step, social metrics and the game's own
+    metrics of the final policies among themselves (sampled actions), then what they and the scripted exploiter get
+    when it takes one of their places. A dash stands where a metric is not defined.
 
     Raises:
         InputError: when there are no results, or they cannot be read.

@@ -52,7 +52,7 @@ def generalised_advantages(
     """Generalised advantage estimates A_t = delta_t + discount_t lambda (1 - cut_t) A_{t+1}.
 
     Schulman et al. (2016), equation 16, with delta_t = r_t + discount_t v_t - v_tm1. Equal to `lambda_returns`
-    minus `v_tm1`, whatever the values are, but written as in the paper.
+    minus `v_tm1` when each row's `v_t` is the next row's `v_tm1` within an episode, but written as in the paper.
 
     Args:
         r_t: [T, ...] rewards.
