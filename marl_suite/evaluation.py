@@ -15,6 +15,7 @@ from marl_suite.algorithm import Act, Learner, with_agent_axis
 from marl_suite.envs.environment import Environment, Metrics, Player, PyTree
 from marl_suite.metrics import social
 from marl_suite.rollout import where_env
+from marl_suite.training import compiled
 
 
 class Episodes(struct.PyTreeNode):
@@ -210,4 +211,4 @@ def evaluator(
             results["exploiter"] = exploit(env, params, act, memory, player, exploit_key, num_episodes)
         return results
 
-    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
+    return compiled(jax.vmap(one, in_axes=(None, 0, 0)))

@@ -6,7 +6,7 @@ hands control back to the host between chunks, so that nothing calls out of comp
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -126,6 +126,7 @@ class Fit:
     ):
         if not len(seeds):
             raise InputError("a run needs at least one seed, got none")
+        configuration.check()
         env = reward_view(env, configuration.reward_view)
         self.env, self.configuration, self.seeds = env, configuration, tuple(seeds)
         self.params = env.default_params if params is None else params
@@ -139,8 +140,9 @@ class Fit:
         def run_one(configuration, params, state):
             return run(env, params, configuration.build(spec), state, self.plan.updates_per_chunk)
 
-        self._start = jax.jit(_over_seeds(start_one, (*axes, 0), len(seeds)))
-        self._run = jax.jit(_over_seeds(run_one, (*axes, 0), len(seeds)), donate_argnums=2)
+        self._start_seeds = _over_seeds(start_one, (*axes, 0), len(seeds))
+        self._start = compiled(self._start_seeds)
+        self._run = compiled(_over_seeds(run_one, (*axes, 0), len(seeds)), donate_argnums=2)
 
     def learner(self) -> Learner:
         """The learner that is being trained, on the host; with the first seed's numbers where they differ."""
@@ -148,8 +150,14 @@ class Fit:
 
     def start(self) -> LoopState:
         """The state [S, ...] before the first chunk."""
-        keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
-        return self._start(self.configuration, self.params, keys)
+        return self._start(self.configuration, self.params, self._keys())
+
+    def shapes(self) -> LoopState:
+        """The shapes and dtypes of the state, without computing it."""
+        return jax.eval_shape(self._start_seeds, self.configuration, self.params, self._keys())
+
+    def _keys(self) -> jax.Array:
+        return jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
 
     def chunks(self, state: LoopState | None = None, done: int = 0) -> Iterator[Chunk]:
         """Runs the chunks after the first `done`, from `state`."""
@@ -161,6 +169,15 @@ class Fit:
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.chunks()
+
+
+def compiled(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` for large programs: on CPU with LLVM's first optimisation level.
+
+    It halves compile time, which is most of a short run, and the programs run as fast (measured on IPPO's).
+    """
+    level = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=level, **options)
 
 
 def _over_seeds(function, axes: tuple, num_seeds: int):

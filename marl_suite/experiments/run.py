@@ -81,7 +81,7 @@ def _train(
 
 def _restore(fit: Fit, folder: store.CellFolder) -> tuple[LoopState, list[dict[str, Any]], int]:
     """The checkpoint's loop state, learning curves so far and number of chunks."""
-    state, extra = store.load_tree(folder.checkpoint, jax.eval_shape(fit.start))
+    state, extra = store.load_tree(folder.checkpoint, fit.shapes())
     return state, json.loads(extra["curves"]), int(extra["done"])
 
 

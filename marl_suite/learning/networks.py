@@ -36,6 +36,11 @@ def features(space: Space, observation: Any) -> jax.Array:
     return observation.reshape(*lead, -1).astype(jnp.float32)
 
 
+def _gaussian(gain: float) -> nn.initializers.Initializer:
+    """Normal weights of standard deviation gain / sqrt(number of inputs)."""
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
+
+
 class _Recurrence(nn.Module):
     """A GRU over time whose memory is cleared before rows with a set reset mask."""
 
@@ -48,14 +53,16 @@ class _Recurrence(nn.Module):
             return cell(jnp.where(reset[:, None], 0.0, carry), row)  # a GRU's output is its new memory
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
-        return scan(nn.GRUCell(self.size), memory, inputs)
+        return scan(nn.GRUCell(self.size, recurrent_kernel_init=_gaussian(1.0)), memory, inputs)
 
 
 class SequenceNetwork(nn.Module):
     """Dense layers, a GRU when `recurrent`, and a linear head.
 
-    Orthogonal initialisation with gain sqrt(2) in the body and `head_gain` in the head (Huang et al. 2022, "The 37
-    implementation details of PPO", details 2 and 13).
+    Weights have the variance of PPO's customary orthogonal initialisation, gain sqrt(2) in the body and `head_gain` in
+    the head (Huang et al. 2022, "The 37 implementation details of PPO", detail 2), but are drawn independently: an
+    orthogonal draw is a QR decomposition, and several batches of these at once, as under `vmap`, can wait for each
+    other for ever on XLA's CPU backend (jax 0.10.2, two cores).
     """
 
     num_outputs: int
@@ -78,12 +85,12 @@ class SequenceNetwork(nn.Module):
         """
         x = inputs
         for size in self.hidden_sizes:
-            x = nn.Dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x)
+            x = nn.Dense(size, kernel_init=_gaussian(math.sqrt(2)))(x)
             x = ACTIVATIONS[self.activation](x)
         if self.recurrent:
             _, x = _Recurrence(self.hidden_sizes[-1])(memory, (x, reset))
             memory = x
-        head = nn.Dense(self.num_outputs, kernel_init=nn.initializers.orthogonal(self.head_gain))
+        head = nn.Dense(self.num_outputs, kernel_init=_gaussian(self.head_gain))
         return head(x), memory
 
     def initial_memory(self, *batch: int) -> Any:
