@@ -563,7 +563,7 @@ def test_the_defaults_play_the_prisoners_dilemma_alike_in_ten_seeds(view):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["individual", "team"])
-def test_public_goods_are_not_provided_by_individuals_and_are_by_a_team(view):
+def test_in_ci_public_goods_are_not_provided_by_individuals_and_are_by_a_team(view):
     # The team's reward of one's own gift is 1 among four others' noise: short credit and little entropy help.
     config = NET.replace(reward_view=view, num_envs=32, gae_lambda=0.8, entropy_coefficient=0.001)
     given = final_logs("public_goods", config, seeds=10, steps=64_000)["metrics"]["cooperation"]
@@ -585,7 +585,7 @@ def test_other_dilemmas_end_in_the_outcome_that_theory_selects(name, view, least
 
 
 @pytest.mark.slow
-def test_matching_pennies_is_played_at_its_value_and_its_mixture():
+def test_in_ci_matching_pennies_is_played_at_its_value_and_its_mixture():
     config = NET.replace(num_envs=64, lr=2e-3, entropy_coefficient=0.1)
     chunks = list(Fit(make("matching_pennies"), config, range(10), 160_000, chunks=10))
     payoff = np.mean([chunk.logs["payoff"] for chunk in chunks[5:]], axis=0)
@@ -595,7 +595,7 @@ def test_matching_pennies_is_played_at_its_value_and_its_mixture():
 
 
 @pytest.mark.slow
-def test_cartpole_is_balanced_within_half_a_million_steps():
+def test_in_ci_cartpole_is_balanced_within_half_a_million_steps():
     config = IPPO(gamma=0.99, num_envs=8, rollout_length=128, lr=1e-3)
     env = make("gymnax:CartPole-v1")
     fit = Fit(env, config, range(5), 500_000, chunks=1)

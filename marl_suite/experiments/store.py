@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def manifest(**facts: Any) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
         **facts,
     }
@@ -181,10 +182,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, with "+changes" when it was edited; None elsewhere."""
+def _source() -> Path | None:
+    """The checkout that this code runs from or was installed from, if any."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        origin = importlib.metadata.distribution("marl-suite").read_text("direct_url.json")
+        if origin and not (root / ".git").exists():
+            root = Path(urllib.parse.unquote(json.loads(origin)["url"].removeprefix("file://")))
+    return root if (root / ".git").exists() else None
+
+
+def _git_commit() -> str | None:
+    """The commit of the source checkout, with "+changes" when it was edited; None where there is none."""
+    root = _source()
+    if root is None:
         return None
     git = ["git", "-C", str(root)]
     try:
