@@ -16,6 +16,7 @@ Where the clock cuts an episode the advantage bootstraps from the value of the t
 import dataclasses
 from typing import ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -251,6 +252,8 @@ class PPO:
         self, state: PPOState, trajectory: Trajectory, key: jax.Array, simulate: Simulate
     ) -> tuple[PPOState, Metrics]:
         del simulate
+        shape = (self.config.rollout_length, self.config.num_envs, self.spec.num_agents)
+        chex.assert_shape([trajectory.reward, trajectory.record], shape)
         v_tm1, v_t, critic_memories = self.values(state, trajectory)
         advantage = self.advantages(trajectory, v_tm1, v_t)
         target = advantage + v_tm1
