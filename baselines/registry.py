@@ -77,10 +77,9 @@ def _read(what: str, hint: Any, value: Any) -> Any:
 
 
 def describe(name: str) -> str:
-    """The first line of what a baseline is.
+    """The baseline in one sentence.
 
     Raises:
         InputError: for an unknown name.
     """
-    first = (type(configuration(name)).__doc__ or "").strip().splitlines()[0]
-    return first.replace("A fixed rule", f"The scripted player {name}") if first.startswith("A fixed rule") else first
+    return configuration(name).summary

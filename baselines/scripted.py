@@ -13,6 +13,10 @@ class Scripted(Configuration):
 
     player: str = static("random")  # one of the game's `players`
 
+    @property
+    def summary(self) -> str:
+        return f"The scripted player {self.player} of the game, the same for every agent."
+
     def build(self, spec: EnvSpec) -> Learner:
         players = dict(spec.players)
         if self.player not in players:

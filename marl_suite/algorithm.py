@@ -143,6 +143,11 @@ class Configuration(struct.PyTreeNode):
     reward_view: str = static("individual")
     """What the learner is paid, a function of everybody's payoffs (`marl_suite.envs.wrappers`)."""
 
+    @property
+    def summary(self) -> str:
+        """The baseline in one sentence: the first line of the docstring."""
+        return (type(self).__doc__ or "").strip().splitlines()[0]
+
     def check(self) -> None:
         """Raises `InputError` when a concrete value is out of range, before anything is traced."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction
+
+import marl_suite
 
 if TYPE_CHECKING:
     from marl_suite.experiments.suites import Cell
@@ -125,7 +128,7 @@ def _parse(arguments: list[str]):
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="marl-suite", description=__import__("marl_suite").__doc__, args=arguments or ["--help"]
+                COMMANDS, prog="marl-suite", description=marl_suite.__doc__, args=arguments or ["--help"]
             )
     except SystemExit as exit:
         if exit.code:
@@ -170,25 +173,24 @@ def _train(command: Train) -> None:
     given = {name: overrides.parse(sum(getattr(command, name), ())) for name in ("env", "params", "set")}
     swept = {key for values in given.values() for key, options in values.items() if len(options) > 1}
     cells = []
-    for env in overrides.grid(given["env"]):
-        for params in overrides.grid(given["params"]):
-            for settings in overrides.grid(given["set"]):
-                words = [f"{k}={v}" for k, v in {**env, **params, **settings}.items() if k in swept]
-                cell = Cell(
-                    command.environment,
-                    command.baseline,
-                    " ".join([command.baseline, *words]),
-                    read_seeds(command.seeds),
-                    command.steps,
-                    command.chunks,
-                    command.episodes,
-                    env,
-                    params,
-                    settings,
-                ).check()
-                if cell.impossible:
-                    raise InputError(cell.impossible)
-                cells.append(cell)
+    grids = (overrides.grid(given[name]) for name in ("env", "params", "set"))
+    for env, params, settings in itertools.product(*grids):
+        words = [f"{k}={v}" for k, v in {**env, **params, **settings}.items() if k in swept]
+        cell = Cell(
+            command.environment,
+            command.baseline,
+            " ".join([command.baseline, *words]),
+            read_seeds(command.seeds),
+            command.steps,
+            command.chunks,
+            command.episodes,
+            env,
+            params,
+            settings,
+        ).check()
+        if cell.impossible:
+            raise InputError(cell.impossible)
+        cells.append(cell)
     _run(cells, command.out or f"runs/{command.environment.replace(':', '-')}-{command.baseline}")
 
 
