@@ -85,6 +85,15 @@ class PPOState(struct.PyTreeNode):
     critic_memory: PyTree  # [P, B, H] before the next rollout, empty when feed-forward
 
 
+class Estimates(struct.PyTreeNode):
+    """What the critic makes of a rollout, before anything is updated."""
+
+    value: jax.Array  # float32 [T, E, N]
+    advantage: jax.Array  # float32 [T, E, N]
+    target: jax.Array  # float32 [T, E, N] return estimates for the critic
+    critic_memory: PyTree  # [P, B, H] after the last row
+
+
 class Batch(struct.PyTreeNode):
     """One parameter set's rollout."""
 
@@ -248,17 +257,20 @@ class PPO:
 
         return jax.lax.scan(epoch, (params, optimiser_state), jax.random.split(key, self.config.epochs))
 
-    def update(
-        self, state: PPOState, trajectory: Trajectory, key: jax.Array, simulate: Simulate
-    ) -> tuple[PPOState, Metrics]:
-        del simulate
-        shape = (self.config.rollout_length, self.config.num_envs, self.spec.num_agents)
-        chex.assert_shape([trajectory.reward, trajectory.record], shape)
+    def estimate(self, state: PPOState, trajectory: Trajectory) -> Estimates:
+        """Values, targets and (normalised) advantages of a rollout."""
         v_tm1, v_t, critic_memories = self.values(state, trajectory)
         advantage = self.advantages(trajectory, v_tm1, v_t)
         target = advantage + v_tm1
         if self.config.normalise_advantages:
             advantage = returns.normalise(advantage, axis=(0, 1))  # per agent: their rewards differ in scale
+        # The memory after the last row; the next rollout's reset mask clears it where an episode ended.
+        return Estimates(v_tm1, advantage, target, jax.tree.map(lambda m: m[:, -1], critic_memories))
+
+    def fit(
+        self, state: PPOState, trajectory: Trajectory, estimates: Estimates, key: jax.Array
+    ) -> tuple[PPOState, Metrics]:
+        """All epochs on a rollout, towards higher probability of actions with a high `estimates.advantage`."""
         reset = self.row_reset(trajectory)
         batch = Batch(
             observation=self.inputs(trajectory.observation),
@@ -266,18 +278,27 @@ class PPO:
             action_mask=jax.tree.map(self.to_streams, trajectory.action_mask),
             reset=jnp.broadcast_to(reset, (self.num_sets, *reset.shape)),
             log_prob=self.to_streams(trajectory.record),
-            value=self.to_streams(v_tm1),
-            advantage=self.to_streams(advantage),
-            target=self.to_streams(target),
+            value=self.to_streams(estimates.value),
+            advantage=self.to_streams(estimates.advantage),
+            target=self.to_streams(estimates.target),
             actor_memory=jax.tree.map(lambda m: self.to_streams(m[None]), trajectory.memory),
             critic_memory=jax.tree.map(lambda m: m[:, None], state.critic_memory),
         )
         keys = jax.random.split(key, self.num_sets)
         params = (state.actor, state.critic)
-        (params, optimiser_state), metrics = jax.vmap(self.learn)(params, state.optimiser, batch, keys)
-        # The memory after the last row; the next rollout's reset mask clears it where an episode ended.
-        critic_memory = jax.tree.map(lambda m: m[:, -1], critic_memories)
-        return PPOState(*params, optimiser_state, critic_memory), jax.tree.map(jnp.mean, metrics)
+        (params, optimiser), metrics = jax.vmap(self.learn)(params, state.optimiser, batch, keys)
+        state = state.replace(
+            actor=params[0], critic=params[1], optimiser=optimiser, critic_memory=estimates.critic_memory
+        )
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def update(
+        self, state: PPOState, trajectory: Trajectory, key: jax.Array, simulate: Simulate
+    ) -> tuple[PPOState, Metrics]:
+        del simulate
+        shape = (self.config.rollout_length, self.config.num_envs, self.spec.num_agents)
+        chex.assert_shape([trajectory.reward, trajectory.record], shape)
+        return self.fit(state, trajectory, self.estimate(state, trajectory), key)
 
     def learner(self) -> Learner:
         """The record of these functions.

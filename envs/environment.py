@@ -115,6 +115,11 @@ class Environment:
         leaves = jax.tree.leaves(self.observe(state, params))
         return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
 
+    def stage_payoffs(self, params: PyTree = None) -> jax.Array | None:
+        """float32 [N, A, ..., A]: what each joint action pays, in endless repeated games that show their players the
+        memory-one state of `marl_suite.games.repeated`, one-hot; None in all others."""
+        return None
+
     @property
     def summary(self) -> str:
         """The game in one sentence: the first line of the docstring."""

@@ -329,6 +329,10 @@ class MatrixGame(RepeatedGame):
     def payoff(self, actions: jax.Array, params: MatrixGameParams) -> jax.Array:
         return jnp.asarray(params.payoffs)[:, actions[0], actions[1]]
 
+    def stage_payoffs(self, params: MatrixGameParams | None = None) -> jax.Array | None:
+        payoffs = self.default_params.payoffs if params is None else params.payoffs
+        return None if self.one_shot else jnp.asarray(payoffs, jnp.float32)
+
     def observe(self, state: RepeatedGameState, params: PyTree) -> jax.Array:
         own, other = state.last_actions, state.last_actions[::-1]
         start = self.num_actions**2

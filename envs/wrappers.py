@@ -78,6 +78,9 @@ class Wrapper(Environment):
     def global_state(self, state: PyTree, params: PyTree = None) -> jax.Array:
         return self.env.global_state(state, params)
 
+    def stage_payoffs(self, params: PyTree = None) -> jax.Array | None:
+        return self.env.stage_payoffs(params)
+
     def reset_env(self, key: jax.Array, params: PyTree) -> tuple[PyTree, PyTree]:
         return self.env.reset_env(key, params)
 
@@ -126,6 +129,13 @@ class RewardView(Wrapper):
     ) -> tuple[PyTree, PyTree, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
         observation, state, _, terminated, truncated, info = super().step_env(key, state, actions, params)
         return observation, state, _VIEWS[self.view](info["payoff"]), terminated, truncated, info
+
+    def stage_payoffs(self, params: PyTree = None) -> jax.Array | None:
+        payoffs = super().stage_payoffs(params)
+        if payoffs is None:
+            return None
+        joint = payoffs.reshape(self.num_agents, -1)
+        return jax.vmap(_VIEWS[self.view], in_axes=1, out_axes=1)(joint).reshape(payoffs.shape)
 
 
 def reward_view(env: Environment, view: str) -> Environment:

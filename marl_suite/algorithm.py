@@ -42,6 +42,8 @@ class EnvSpec:
     num_updates: int = 1
     """How many updates the run will make, for schedules."""
     players: tuple[tuple[str, Callable], ...] = ()
+    stage_payoffs: jax.Array | None = dataclasses.field(default=None, compare=False)
+    """What joint actions pay, [N, A, ..., A], in repeated games with memory one; may be traced."""
     joint: "EnvSpec | None" = None
     """The whole game, when this learner controls only some of its agents (see `marl_suite.composition`)."""
     slots: tuple[int, ...] = ()
@@ -61,6 +63,7 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
         mixed_motive=env.mixed_motive,
         num_updates=num_updates,
         players=tuple(env.players.items()),
+        stage_payoffs=env.stage_payoffs(params),
         slots=tuple(range(env.num_agents)),
     )
 
@@ -89,9 +92,13 @@ class Trajectory(struct.PyTreeNode):
 
 
 class Simulate(Protocol):
-    """Fresh episodes under hypothetical parameters, from the games' own initial states."""
+    """Fresh episodes under hypothetical parameters, from the games' own initial states.
 
-    def __call__(self, act: Act, key: jax.Array) -> Trajectory: ...
+    `act` plays the learner's own agents. With a cleared `memory` [E, N, ...] it plays the whole game instead, also
+    the agents of others, as somebody does who thinks ahead about them; the trajectory is then the whole game's.
+    """
+
+    def __call__(self, act: Act, key: jax.Array, memory: PyTree = None) -> Trajectory: ...
 
 
 def no_update(state: PyTree, trajectory: Trajectory, key: jax.Array, simulate: Simulate) -> tuple[PyTree, Metrics]:

@@ -160,7 +160,9 @@ class _Team:
         states, metrics = [], {}
         for index, learner in enumerate(self.learners):
 
-            def simulate_part(act: Act, key: jax.Array, index: int = index) -> Trajectory:
+            def simulate_part(act: Act, key: jax.Array, memory: PyTree = None, index: int = index) -> Trajectory:
+                if memory is not None:
+                    return simulate(act, key, memory)
                 acts = self.acts(state)
                 acts[index] = act
                 return self.part(simulate(self.joint(acts), key), index)

@@ -44,7 +44,13 @@ def where_env(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:
 
 
 def collect(
-    env: Environment, params: PyTree, learner: Learner, act: Act, state: RolloutState, key: jax.Array
+    env: Environment,
+    params: PyTree,
+    learner: Learner,
+    act: Act,
+    state: RolloutState,
+    key: jax.Array,
+    cleared: PyTree = None,
 ) -> tuple[RolloutState, Trajectory, Metrics]:
     """Plays `learner.rollout_length` steps with `act` in all environments.
 
@@ -55,12 +61,13 @@ def collect(
         act: (memory, observation [E, N, ...], key, mask) -> actions [E, N], memory, record.
         state: where the environments stand.
         key: used up.
+        cleared: [E, N, ...] the memory that `act` begins an episode with; the learner's when None.
 
     Returns:
         the new state, the trajectory `[T, E, N, ...]`, and sums over it for the learning curve: material payoff
         per agent and step, finished episodes with their returns [N] and lengths, and the environment's metrics.
     """
-    initial_memory = learner.memory(learner.num_envs)
+    initial_memory = learner.memory(learner.num_envs) if cleared is None else cleared
 
     def global_state(env_state: PyTree) -> jax.Array | None:
         return jax.vmap(env.global_state, (0, None))(env_state, params) if learner.needs_global_state else None
@@ -118,7 +125,15 @@ def collect(
     return state, trajectory.replace(memory=memory), logs
 
 
-def simulate(env: Environment, params: PyTree, learner: Learner, act: Act, key: jax.Array) -> Trajectory:
-    """A trajectory of fresh episodes under `act`, from new initial states; nothing else is changed by it."""
+def simulate(
+    env: Environment, params: PyTree, learner: Learner, act: Act, key: jax.Array, memory: PyTree = None
+) -> Trajectory:
+    """A trajectory of fresh episodes under `act`, from new initial states; nothing else is changed by it.
+
+    `memory` is the cleared memory that `act` works with, the learner's own when None.
+    """
     start_key, collect_key = jax.random.split(key)
-    return collect(env, params, learner, act, start(env, params, learner, start_key), collect_key)[1]
+    state = start(env, params, learner, start_key)
+    if memory is not None:
+        state = state.replace(memory=memory)
+    return collect(env, params, learner, act, state, collect_key, memory)[1]

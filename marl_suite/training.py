@@ -5,6 +5,7 @@ pure functions of one seed; `fit` vmaps them over seeds, shards the seeds over d
 hands control back to the host between chunks, so that nothing calls out of compiled code.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -47,9 +48,9 @@ def run(
         rollout_state, trajectory, logs = rollout.collect(env, params, learner, act, state.rollout, collect_key)
         calls = []
 
-        def simulate(act: Act, key: jax.Array) -> Trajectory:
+        def simulate(act: Act, key: jax.Array, memory: PyTree = None) -> Trajectory:
             calls.append(act)
-            return rollout.simulate(env, params, learner, act, key)
+            return rollout.simulate(env, params, learner, act, key, memory)
 
         learner_state, metrics = learner.update(state.learner, trajectory, update_key, simulate)
         if (len(calls) > 0) != (learner.simulations > 0) or len(calls) > learner.simulations:
@@ -132,13 +133,15 @@ class Fit:
         self.params = env.default_params if params is None else params
         self._one = _first_lane((configuration, self.params), axes)
         self.plan = plan(env, self._one[1], self._one[0], steps, chunks)
-        spec = self.plan.spec
+
+        def spec_for(params):
+            return dataclasses.replace(self.plan.spec, stage_payoffs=env.stage_payoffs(params))
 
         def start_one(configuration, params, key):
-            return start(env, params, configuration.build(spec), key)
+            return start(env, params, configuration.build(spec_for(params)), key)
 
         def run_one(configuration, params, state):
-            return run(env, params, configuration.build(spec), state, self.plan.updates_per_chunk)
+            return run(env, params, configuration.build(spec_for(params)), state, self.plan.updates_per_chunk)
 
         self._start_seeds = _over_seeds(start_one, (*axes, 0), len(seeds))
         self._start = compiled(self._start_seeds)
