@@ -14,7 +14,7 @@ Where the clock cuts an episode the advantage bootstraps from the value of the t
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import chex
 import jax
@@ -83,6 +83,9 @@ class PPOState(struct.PyTreeNode):
     critic: PyTree  # [P, ...]
     optimiser: PyTree  # [P, ...]
     critic_memory: PyTree  # [P, B, H] before the next rollout, empty when feed-forward
+
+
+StateT = TypeVar("StateT", bound=PPOState)
 
 
 class Estimates(struct.PyTreeNode):
@@ -165,18 +168,20 @@ class PPO:
 
     # ------------------------------------------------------------------ acting
     def init(self, key: jax.Array) -> PPOState:
-        inputs, reset = jnp.zeros((1, 1, num_features(self.spec.observation_space))), jnp.zeros((1, 1), bool)
-
         def one_set(key: jax.Array) -> PPOState:
-            keys = jax.random.split(key)
-            actor, critic = (
-                net.init(k, net.initial_memory(1), inputs, reset)
-                for net, k in zip((self.actor, self.critic), keys, strict=True)
-            )
-            memory = self.critic.initial_memory(self.num_streams)
+            actor_key, critic_key = jax.random.split(key)
+            actor, (critic, memory) = self.init_network(self.actor, actor_key), self.init_critic(critic_key)
             return PPOState(actor, critic, self.optimiser.init((actor, critic)), memory)
 
         return jax.vmap(one_set)(jax.random.split(key, self.num_sets))
+
+    def init_network(self, network: SequenceNetwork, key: jax.Array) -> PyTree:
+        inputs, reset = jnp.zeros((1, 1, num_features(self.spec.observation_space))), jnp.zeros((1, 1), bool)
+        return network.init(key, network.initial_memory(1), inputs, reset)
+
+    def init_critic(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """One set's critic and its memory [B, H]."""
+        return self.init_network(self.critic, key), self.critic.initial_memory(self.num_streams)
 
     def memory(self, num_envs: int) -> PyTree:
         return self.actor.initial_memory(num_envs, self.spec.num_agents)
@@ -229,20 +234,27 @@ class PPO:
     def loss(self, params: tuple[PyTree, PyTree], batch: Batch) -> tuple[jax.Array, Metrics]:
         """One parameter set's loss, the equation at the top of this file."""
         config = self.config
-        actor_memory, critic_memory = jax.tree.map(lambda m: m[0], (batch.actor_memory, batch.critic_memory))
+        actor_memory = jax.tree.map(lambda m: m[0], batch.actor_memory)
         outputs, _ = self.actor.apply(params[0], actor_memory, batch.observation, batch.reset)
-        value, _ = self.critic.apply(params[1], critic_memory, batch.observation, batch.reset)
         distribution = policy_distribution(self.spec.action_space, outputs, batch.action_mask)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
-        value_clip = config.clip if config.clip_value else None
         policy_loss = clipped_surrogate(log_ratio, batch.advantage, config.clip)
-        value_loss = squared_error(value[..., 0], batch.value, batch.target, value_clip)
+        value_loss = self.value_loss(params[1], batch)
         entropy = distribution.entropy().mean()
         total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
         kl = ((jnp.exp(log_ratio) - 1) - log_ratio).mean()  # Schulman (2020), estimator k3
         return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "kl": kl}
 
-    def learn(self, params: tuple[PyTree, PyTree], optimiser_state: PyTree, batch: Batch, key: jax.Array):
+    def value_loss(self, critic: PyTree, batch: Batch) -> jax.Array:
+        """One critic's regression on the return estimates."""
+        memory = jax.tree.map(lambda m: m[0], batch.critic_memory)
+        value, _ = self.critic.apply(critic, memory, batch.observation, batch.reset)
+        clip = self.config.clip if self.config.clip_value else None
+        return squared_error(value[..., 0], batch.value, batch.target, clip)
+
+    def learn(
+        self, params: tuple[PyTree, PyTree], optimiser_state: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[PyTree, Metrics]:
         """All epochs of one parameter set."""
 
         def descend(carry, rows: jax.Array):
@@ -268,8 +280,8 @@ class PPO:
         return Estimates(v_tm1, advantage, target, jax.tree.map(lambda m: m[:, -1], critic_memories))
 
     def fit(
-        self, state: PPOState, trajectory: Trajectory, estimates: Estimates, key: jax.Array
-    ) -> tuple[PPOState, Metrics]:
+        self, state: StateT, trajectory: Trajectory, estimates: Estimates, key: jax.Array
+    ) -> tuple[StateT, Metrics]:
         """All epochs on a rollout, towards higher probability of actions with a high `estimates.advantage`."""
         reset = self.row_reset(trajectory)
         batch = Batch(
@@ -286,10 +298,8 @@ class PPO:
         )
         keys = jax.random.split(key, self.num_sets)
         params = (state.actor, state.critic)
-        (params, optimiser), metrics = jax.vmap(self.learn)(params, state.optimiser, batch, keys)
-        state = state.replace(
-            actor=params[0], critic=params[1], optimiser=optimiser, critic_memory=estimates.critic_memory
-        )
+        ((actor, critic), optimiser), metrics = jax.vmap(self.learn)(params, state.optimiser, batch, keys)
+        state = state.replace(actor=actor, critic=critic, optimiser=optimiser, critic_memory=estimates.critic_memory)
         return state, jax.tree.map(jnp.mean, metrics)
 
     def update(

@@ -1,14 +1,24 @@
 """Baseline names, the configurations behind them, and how their values are set and checked."""
 
+import dataclasses
 import importlib
 import typing
 from typing import Any
 
+import numpy as np
+
 from marl_suite.algorithm import Configuration
+from marl_suite.composition import Composition
 from marl_suite.envs.errors import InputError, unknown_name
 
 _ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ippo": ("marl_suite.baselines.ppo:IPPO", {}),
+    "advantage_alignment": ("marl_suite.baselines.advantage_alignment:AdvantageAlignment", {}),
+    "group_relative_advantage_alignment": (
+        "marl_suite.baselines.advantage_alignment:GroupRelativeAdvantageAlignment",
+        {},
+    ),
+    "past_self": ("marl_suite.past_selves:PastSelves", {}),
 } | {
     player: ("marl_suite.baselines.scripted:Scripted", {"player": player})
     for player in ("always_cooperate", "always_defect", "grim_trigger", "random", "tit_for_tat")
@@ -35,28 +45,90 @@ def configuration(name: str, **overrides: Any) -> Configuration:
     """The configuration called `name` with some of its values replaced.
 
     Args:
-        name: a registered name.
-        **overrides: field values; a key may carry its group's prefix, as in `{"ppo.num_envs": 64}`.
+        name: a registered name, or several joined by "+": a mixed team, one part per agent in order, the last part
+            playing all agents that remain. "NAME+past_self" puts the learner against a buffer of its past selves.
+        **overrides: field values; a key may carry its group's prefix, as in `{"ppo.num_envs": 64}`. In a team a key
+            goes to every part that has it; `{"1.lr": 3e-4}` is for the second part alone.
 
     Raises:
         InputError: for an unknown name or key, or a value of another kind or out of range.
     """
+    config = _team(name, overrides) if "+" in name else _single(name, overrides)
+    config.check()
+    return config
+
+
+def _single(name: str, overrides: dict[str, Any]) -> Configuration:
+    config, _ = _defaults(name)
+    known = _settings(name)
+    values = {}
+    for key, value in overrides.items():
+        field = key.removeprefix(f"{config.group}.")
+        if field not in known:
+            raise unknown_name(f"setting of {name}", key, known)
+        values[field] = _read(f"{name}: {field}", known[field], value)
+    return config.replace(**values)
+
+
+def _defaults(name: str) -> tuple[Configuration, dict[str, Any]]:
+    """The configuration of an entry, and those of its values that make it what its name says."""
     if name not in _ENTRIES:
         raise unknown_name("baseline", name, _ENTRIES)
     target, defaults = _ENTRIES[name]
     module, _, attribute = target.partition(":")
-    config = getattr(importlib.import_module(module), attribute)(**defaults)
+    return getattr(importlib.import_module(module), attribute)(**defaults), defaults
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What can be set, by name, and the kind of each."""
+    config, defaults = _defaults(name)
     hints = typing.get_type_hints(type(config))
-    known = {key: hint for key, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
-    values = {}
+    return {
+        field.name: hints[field.name]
+        for field in dataclasses.fields(config)
+        if field.name not in defaults and hints[field.name] is not Any
+    }
+
+
+def _team(name: str, overrides: dict[str, Any]) -> Configuration:
+    """The mixed team called "a+b+..."."""
+    names = name.split("+")
+    shares: list[dict[str, Any]] = [{} for _ in names]
     for key, value in overrides.items():
-        field = key.removeprefix(f"{config.group}.")
-        if field not in known or field in defaults:
-            raise unknown_name(f"setting of {name}", key, set(known) - set(defaults))
-        values[field] = _read(f"{name}: {field}", known[field], value)
-    config = config.replace(**values)
-    config.check()
-    return config
+        number, _, rest = key.partition(".")
+        chosen, field = ([int(number)], rest) if number.isdecimal() else (range(len(names)), key)
+        takers = [i for i in chosen if i < len(names) and _takes(names[i], field)]
+        for i in takers:
+            shares[i][field] = value
+        if not takers:
+            raise unknown_name(f"setting of {name}", key, set().union(*map(_settings, names)))
+    parts = [_single(part, share) for part, share in zip(names, shares, strict=True)]
+    if names[-1] != "past_self":
+        return Composition(parts=tuple(parts), reward_view=parts[0].reward_view)
+    if len(parts) != 2:
+        raise InputError(f"past_self follows the one baseline whose past it is, as in 'ippo+past_self', got {name!r}")
+    return parts[1].replace(part=parts[0], reward_view=parts[0].reward_view)
+
+
+def _takes(name: str, key: str) -> bool:
+    config, _ = _defaults(name)
+    return key.removeprefix(f"{config.group}.") in _settings(name)
+
+
+def settings(name: str, config: Any) -> dict[str, Any]:
+    """The inverse of `configuration`: everything that can be set, as it stands in `config`, JSON-able."""
+    if "+" not in name:
+        return {field: _plain(getattr(config, field)) for field in _settings(name)}
+    names, parts = name.split("+"), config.parts if isinstance(config, Composition) else (config.part, config)
+    return {
+        f"{i}.{field}": value
+        for i, (part_name, part) in enumerate(zip(names, parts, strict=True))
+        for field, value in settings(part_name, part).items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, bool)) else np.asarray(value).tolist()
 
 
 def _read(what: str, hint: Any, value: Any) -> Any:
@@ -82,4 +154,13 @@ def describe(name: str) -> str:
     Raises:
         InputError: for an unknown name.
     """
-    return configuration(name).summary
+    return _defaults(name)[0].summary
+
+
+def groups(name: str) -> set[str]:
+    """The prefixes that keys of `name`, or of the parts of a team, may carry.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    return {_defaults(part)[0].group for part in name.split("+")}

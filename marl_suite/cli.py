@@ -49,6 +49,8 @@ class Train:
     """points of the learning curve"""
     episodes: int = 128
     """per evaluation"""
+    best_response: float = 1e5
+    """steps that a best response to the trained policies learns for, in games of mixed motives; 0 for none"""
     out: str = ""
     """results folder; default runs/ENVIRONMENT-BASELINE"""
 
@@ -71,6 +73,10 @@ class Table:
 
     folder: Positional[str]
     format: Literal["markdown", "latex", "csv"] = "markdown"
+    view: Literal["scores", "robustness"] = "scores"
+    """robustness: own and partner's return with others in one place, in games of mixed motives"""
+    intervals: bool = False
+    """with intervals in the robustness table too"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +190,7 @@ def _train(command: Train) -> None:
             command.steps,
             command.chunks,
             command.episodes,
+            command.best_response,
             env,
             params,
             settings,
@@ -216,13 +223,18 @@ def _run(cells: "list[Cell]", out: str) -> None:
     with progress.display() as (report, log):
         run.sweep(cells, Path(out), report, log)
     print("\n" + tables.markdown(tables.make_table(Path(out))))
+    if (robust := tables.make_robustness(Path(out))).rows:
+        print("With others in one place, own return / theirs, per step:\n\n" + tables.markdown(robust))
     print(f"results: {out}/results.csv   figure: {plots.learning_curves(Path(out))}")
 
 
 def _table(command: Table) -> None:
     from marl_suite.experiments import tables
 
-    print(tables.FORMATS[command.format](tables.make_table(Path(command.folder))), end="")
+    root = Path(command.folder)
+    robust = command.view == "robustness"
+    table = tables.make_robustness(root, command.intervals) if robust else tables.make_table(root)
+    print(tables.FORMATS[command.format](table), end="")
 
 
 def _evaluate(command: Evaluate) -> None:

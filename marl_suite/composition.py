@@ -6,6 +6,7 @@ is shown their columns of the trajectory; what the others did stands in `traject
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,38 @@ def frozen(learner: Learner, state: PyTree) -> Learner:
     )
 
 
+class Frozen(Configuration):
+    """A trained policy that no longer learns."""
+
+    part: Any = None  # the configuration it was trained with, for the whole game
+    state: PyTree = None  # the state of its learner
+
+    def build(self, spec: EnvSpec) -> Learner:
+        """The policy in the seats `spec.slots`: it is shown, and acts for, these only."""
+        whole = spec.joint or spec
+        learner, slots = self.part.build(whole), np.asarray(spec.slots)
+
+        def all_seats(x: jax.Array) -> jax.Array:
+            return jnp.zeros((x.shape[0], whole.num_agents, *x.shape[2:]), x.dtype).at[:, slots].set(x)
+
+        def policy(state: PyTree, greedy: bool) -> Act:
+            play = learner.policy(state, greedy)
+
+            def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
+                mask = None if mask is None else jnp.ones((*all_seats(mask).shape,), bool).at[:, slots].set(mask)
+                actions, memory, _ = play(memory, jax.tree.map(all_seats, observation), key, mask)
+                return actions[:, slots], memory, ()
+
+            return act
+
+        return Learner(
+            init=lambda key: self.state,
+            act=lambda state, *args: policy(state, False)(*args),
+            policy=policy,
+            memory=learner.memory,
+        )
+
+
 def restrict(spec: EnvSpec, slots: Sequence[int]) -> EnvSpec:
     """The game as the learner of the agents `slots` sees it."""
     return dataclasses.replace(spec, num_agents=len(slots), joint=spec, slots=tuple(slots))
@@ -56,39 +89,54 @@ def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
     """
     slots = _slots(assignment, len(learners))
     # Who never learns needs no rollouts: a scripted partner goes along with whatever the others collect.
-    learning = [learner for learner in learners if learner.update is not no_update] or list(learners)
+    learners = tuple(learners)
+    learning = tuple(learner for learner in learners if learner.update is not no_update)
     for fact in ("num_envs", "rollout_length", "group_size"):
-        if len(values := {getattr(learner, fact) for learner in learning}) > 1:
+        if len(values := {getattr(learner, fact) for learner in learning or learners}) > 1:
             raise InputError(f"composed learners must agree on {fact}, got {sorted(values)}")
-    team = _Team(tuple(learners), slots)
+    team, first = _Team(learners, slots), (learning or learners)[0]
     return Learner(
         init=team.init,
         act=team.act,
         policy=team.policy,
-        update=team.update,
+        update=team.update if learning else no_update,
         memory=team.memory,
-        num_envs=learning[0].num_envs,
-        rollout_length=learning[0].rollout_length,
-        group_size=learning[0].group_size,
+        num_envs=first.num_envs,
+        rollout_length=first.rollout_length,
+        group_size=first.group_size,
         needs_global_state=any(learner.needs_global_state for learner in learners),
         simulations=sum(learner.simulations for learner in learners),
     )
 
 
 class Composition(Configuration):
-    """Several configurations in one game: agent i is played by `parts[assignment[i]]`. See `compose`."""
+    """Several configurations in one game: agent i is played by `parts[assignment[i]]`. See `compose`.
+
+    Without an assignment the parts take one agent each, in order, and the last part all that remain.
+    """
 
     parts: tuple[Configuration, ...] = ()
     assignment: tuple[int, ...] = static(())
 
+    @property
+    def summary(self) -> str:
+        return "A mixed team, by seat: " + " ".join(part.summary for part in self.parts)
+
+    def check(self) -> None:
+        for part in self.parts:
+            part.check()
+
     def build(self, spec: EnvSpec) -> Learner:
-        if len(self.assignment) != spec.num_agents:
-            raise InputError(f"{spec.name} has {spec.num_agents} agents, the assignment is {self.assignment}")
+        if not self.assignment and len(self.parts) > spec.num_agents:
+            raise InputError(f"{spec.name} has {spec.num_agents} agents, too few for {len(self.parts)} parts")
+        assignment = self.assignment or tuple(min(i, len(self.parts) - 1) for i in range(spec.num_agents))
+        if len(assignment) != spec.num_agents:
+            raise InputError(f"{spec.name} has {spec.num_agents} agents, the assignment is {assignment}")
         if views := {part.reward_view for part in self.parts} - {self.reward_view}:
             raise InputError(f"composed learners share one reward view, {self.reward_view!r}, got {sorted(views)}")
-        slots = _slots(self.assignment, len(self.parts))
+        slots = _slots(assignment, len(self.parts))
         learners = [part.build(restrict(spec, s)) for part, s in zip(self.parts, slots, strict=True)]
-        return compose(learners, self.assignment)
+        return compose(learners, assignment)
 
 
 def _slots(assignment: Sequence[int], num_parts: int) -> tuple[tuple[int, ...], ...]:
@@ -146,11 +194,7 @@ class _Team:
 
     def part(self, trajectory: Trajectory, index: int) -> Trajectory:
         """What part `index` sees of the whole game's trajectory."""
-        names = ("observation", "action", "action_mask", "reward", "next_observation")
-        columns = {name: _columns(getattr(trajectory, name), self.slots[index], axis=2) for name in names}
-        return trajectory.replace(
-            **columns, memory=trajectory.memory[index], record=trajectory.record[index], joint=trajectory
-        )
+        return seats(trajectory, self.slots[index], trajectory.memory[index], trajectory.record[index])
 
     def update(
         self, state: tuple[PyTree, ...], trajectory: Trajectory, key: jax.Array, simulate: Simulate
@@ -173,6 +217,13 @@ class _Team:
         return tuple(states), metrics
 
 
-def _columns(tree: PyTree, slots: tuple[int, ...], axis: int) -> PyTree:
+def seats(trajectory: Trajectory, slots: Sequence[int], memory: PyTree, record: PyTree) -> Trajectory:
+    """What the agents `slots` saw and did in the whole game's trajectory, with their own memory and record."""
+    names = ("observation", "action", "action_mask", "reward", "next_observation")
+    columns = {name: _columns(getattr(trajectory, name), slots, axis=2) for name in names}
+    return trajectory.replace(**columns, memory=memory, record=record, joint=trajectory)
+
+
+def _columns(tree: PyTree, slots: Sequence[int], axis: int) -> PyTree:
     """The agents `slots` of every leaf."""
     return jax.tree.map(lambda x: jnp.take(x, np.asarray(slots), axis=axis), tree)

@@ -4,7 +4,7 @@ An `act` function is what `learner.policy(state, greedy)` gives: (memory, observ
 actions [E, N], memory, record. Payoffs are material: what a reward view makes of them is for training only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,13 +117,13 @@ def opposed(env: Environment) -> bool:
     return env.num_agents > 1 and not env.mixed_motive
 
 
-def summarise(env: Environment, episodes: Episodes) -> Metrics:
+def summarise(env: Environment, episodes: Episodes, apart: bool = False) -> Metrics:
     """The social metrics of a set of episodes.
 
     Returns:
         scalars `return` and `return_per_step` (per capita), `utilitarian_return` (sum over agents), `equality`
         (mean over the episodes in which it is defined), `sustainability`, `peace` (in games where agents can be timed
-        out), `first_agent_return_per_step` (agent 0's, in games that are not mixed-motive), `episode_length`,
+        out), `first_agent_return_per_step` (agent 0's, on request by `apart` or when `opposed`), `episode_length`,
         `finished` (share of episodes that the game ended), the game's own metrics averaged over agents, and
         `agent_return` [N].
     """
@@ -138,7 +138,7 @@ def summarise(env: Environment, episodes: Episodes) -> Metrics:
         "finished": episodes.finished.mean(dtype=jnp.float32),
         "agent_return": episodes.returns.mean(0),
     }
-    if opposed(env):
+    if apart or opposed(env):
         summary["first_agent_return_per_step"] = (episodes.returns[:, 0] / episodes.length).mean()
     if "timed_out" in pooled:
         timed_out = episodes.metrics["timed_out"] * episodes.length[:, None]
@@ -146,69 +146,107 @@ def summarise(env: Environment, episodes: Episodes) -> Metrics:
     return summary | {name: jnp.mean(value) for name, value in pooled.items()}
 
 
-def against(act: Act, player: Player, num_agents: int, slot: jax.Array) -> Act:
-    """`act` for everybody but the agent `slot`, who is played by the scripted `player`."""
-    scripted = with_agent_axis(player, num_agents)
+def scripted(player: Player, num_agents: int) -> tuple[Act, PyTree]:
+    """A scripted player in every seat, and its memory."""
+    return with_agent_axis(player, num_agents), ()
+
+
+def with_partner(
+    act: Act, partners: Sequence[Act], num_agents: int, slot: jax.Array | int, which: jax.Array | int = 0
+) -> Act:
+    """`act` for everybody but the agent `slot`, who is played by `partners[which]`.
+
+    Every act plays, with a memory of its own, as if all seats were its: (memory of `act`, *memories of the partners).
+    """
 
     def mixed(memory, observation, key, mask=None):
-        act_key, player_key = jax.random.split(key)
-        actions, memory, record = act(memory, observation, act_key, mask)
-        foreign, _, _ = scripted((), observation, player_key)
+        keys = jax.random.split(key, 1 + len(partners))
+        results = [a(m, observation, k, mask) for a, m, k in zip((act, *partners), memory, keys, strict=True)]
+        actions = jnp.stack([result[0] for result in results[1:]])[which]
         here = (jnp.arange(num_agents) == slot).reshape((1, -1) + (1,) * (actions.ndim - 2))
-        return jnp.where(here, foreign, actions), memory, record
+        return jnp.where(here, actions, results[0][0]), tuple(result[1] for result in results), results[0][2]
 
     return mixed
 
 
-def exploit(
+def robustness(
     env: Environment,
     params: PyTree,
-    act: Act,
-    memory: PyTree,
-    player: Player,
+    policy: tuple[Act, PyTree],
+    partners: Mapping[str, tuple[Act, PyTree]],
     key: jax.Array,
     num_episodes: int,
-) -> Metrics:
-    """What the policies earn when a scripted player takes one of their places, averaged over the places.
+) -> dict[str, Metrics]:
+    """What policies earn when somebody else takes one of their places, averaged over the places.
+
+    Args:
+        env: the game.
+        params: its parameters.
+        policy: act function of all agents, and its cleared memory [E, N, ...].
+        partners: the same of those who take a place.
+        key: used up.
+        num_episodes: E, per partner and place.
 
     Returns:
-        `own` and `exploiter`: mean return per episode of a remaining agent and of the intruder, and both per step.
+        per partner `own` and `partner`, mean return per episode of a remaining agent and of the newcomer, and both
+        per step.
     """
+    acts, memories = [act for act, _ in partners.values()], [memory for _, memory in partners.values()]
 
-    def in_slot(slot: jax.Array, key: jax.Array) -> Metrics:
-        mixed = against(act, player, env.num_agents, slot)
-        episodes = evaluate(env, params, mixed, memory, key, num_episodes)
-        intruder = jnp.arange(env.num_agents) == slot
+    def play(which: jax.Array, slot: jax.Array, key: jax.Array) -> Metrics:
+        mixed = with_partner(policy[0], acts, env.num_agents, slot, which)
+        episodes = evaluate(env, params, mixed, (policy[1], *memories), key, num_episodes)
+        newcomer = jnp.arange(env.num_agents) == slot
 
         def shares(returns: jax.Array) -> tuple[jax.Array, jax.Array]:
-            theirs = (returns * intruder).sum(-1)
+            theirs = (returns * newcomer).sum(-1)
             return (returns.sum(-1) - theirs).mean() / (env.num_agents - 1), theirs.mean()
 
         own, theirs = shares(episodes.returns)
         own_step, their_step = shares(episodes.returns / episodes.length[:, None])
-        return {"own": own, "exploiter": theirs, "own_per_step": own_step, "exploiter_per_step": their_step}
+        return {"own": own, "partner": theirs, "own_per_step": own_step, "partner_per_step": their_step}
 
-    slots = jnp.arange(env.num_agents)
-    results = jax.vmap(in_slot)(slots, jax.random.split(key, env.num_agents))
-    return jax.tree.map(lambda x: x.mean(0), results)
+    # One program for all partners and places: lanes differ by two indices.
+    lanes = jnp.stack(jnp.meshgrid(jnp.arange(len(acts)), jnp.arange(env.num_agents), indexing="ij"))
+    which, slot = lanes.reshape(2, -1)
+    results = jax.vmap(play)(which, slot, jax.random.split(key, len(which)))
+    means = jax.tree.map(lambda x: x.reshape(len(acts), env.num_agents).mean(1), results)
+    return {name: {what: x[i] for what, x in means.items()} for i, name in enumerate(partners)}
+
+
+ANOTHER_SEED = "another_seed"
+"""The evaluation with the policy of another seed in one place."""
 
 
 def evaluator(
-    env: Environment, learner: Learner, num_episodes: int, greedy: bool = False, exploiter: str | None = None
+    env: Environment,
+    learner: Learner,
+    num_episodes: int,
+    greedy: bool = False,
+    partners: Sequence[str] = (),
+    another_seed: bool = False,
+    apart: bool = False,
 ) -> Callable[[PyTree, PyTree, jax.Array], dict[str, Any]]:
     """A compiled function of (params, learner states [S, ...], keys [S]) that evaluates every seed's policies.
 
-    Its result holds `self_play`, the summary of episodes among themselves, and, where `exploiter` names one of the
-    game's scripted players, `exploiter`; each entry has a leading seed axis.
+    Its result holds `self_play`, the summary of episodes among themselves (`apart`: with agent 0's return), and the
+    `robustness` with each of the game's scripted `partners` and, on request, with `another_seed` (of seed s with
+    that of seed s + 1) in one place; each entry has a leading seed axis.
     """
 
-    def one(params: PyTree, state: PyTree, key: jax.Array) -> dict[str, Metrics]:
-        self_key, exploit_key = jax.random.split(key)
-        act, memory = learner.policy(state, greedy), learner.memory(num_episodes)
-        results = {"self_play": summarise(env, evaluate(env, params, act, memory, self_key, num_episodes))}
-        if exploiter is not None:
-            player = env.players[exploiter]
-            results["exploiter"] = exploit(env, params, act, memory, player, exploit_key, num_episodes)
-        return results
+    def one(params: PyTree, state: PyTree, other: PyTree, key: jax.Array) -> dict[str, Metrics]:
+        self_key, key = jax.random.split(key)
+        memory = learner.memory(num_episodes)
+        policy = learner.policy(state, greedy), memory
+        episodes = evaluate(env, params, *policy, self_key, num_episodes)
+        places = {name: scripted(env.players[name], env.num_agents) for name in partners}
+        if another_seed:
+            places = {ANOTHER_SEED: (learner.policy(other, greedy), memory)} | places
+        results = {"self_play": summarise(env, episodes, apart)}
+        return results | (robustness(env, params, policy, places, key, num_episodes) if places else {})
 
-    return compiled(jax.vmap(one, in_axes=(None, 0, 0)))
+    def all_seeds(params: PyTree, states: PyTree, keys: jax.Array) -> dict[str, Metrics]:
+        others = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), states)
+        return jax.vmap(one, in_axes=(None, 0, 0, 0))(params, states, others, keys)
+
+    return compiled(all_seeds)

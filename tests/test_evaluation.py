@@ -138,22 +138,43 @@ def always(action: int):
 
 @pytest.mark.parametrize("slot", range(N))
 def test_an_intruder_takes_one_place_only(slot):
-    mixed = evaluation.against(always(1), lambda observation, key: 7 + observation[1], N, jnp.int32(slot))
+    players = [lambda observation, key: 20 + observation[1], lambda observation, key: 7 + observation[1]]
+    partners = [evaluation.scripted(player, N)[0] for player in players]
+    mixed = evaluation.with_partner(always(1), partners, N, jnp.int32(slot), jnp.int32(1))
     observation = jnp.zeros((4, N, 5), jnp.int32).at[..., 1].set(AGENTS)
-    actions, _, _ = mixed((), observation, jax.random.key(0))
+    actions, _, _ = mixed(((), (), ()), observation, jax.random.key(0))
     np.testing.assert_array_equal(actions, np.tile(np.where(slot == AGENTS, 7 + slot, 1), (4, 1)))
+
+
+def test_everybody_keeps_a_memory_of_their_own():
+    def counting(step: int):
+        return lambda memory, observation, key, mask=None: (
+            jnp.full(observation.shape[:2], memory[0]),
+            memory + step,
+            (),
+        )
+
+    mixed = evaluation.with_partner(counting(1), [counting(10), counting(100)], N, 1, 1)
+    memory = tuple(jnp.zeros(1, jnp.int32) for _ in range(3))
+    for _ in range(2):
+        actions, memory, _ = mixed(memory, jnp.zeros((2, N, 5)), jax.random.key(0))
+    np.testing.assert_array_equal([m[0] for m in memory], [2, 20, 200])
+    np.testing.assert_array_equal(actions, np.tile([1, 100, 1], (2, 1)))
 
 
 def test_a_free_rider_among_contributors_earns_what_the_payoffs_say():
     # Four of five give 1, the pot of 4 doubles and is shared: 1.6 each, and the free rider keeps its own 1.
     env = make("public_goods", num_agents=5)
-    rider = env.players["always_defect"]
-    found = jax.jit(lambda key: evaluation.exploit(env, env.default_params, always(0), (), rider, key, 2))
-    result = found(jax.random.key(0))
+    partners = {name: evaluation.scripted(env.players[name], 5) for name in ("always_cooperate", "always_defect")}
+    found = jax.jit(lambda key: evaluation.robustness(env, env.default_params, (always(0), ()), partners, key, 2))
+    results = found(jax.random.key(0))
+    assert list(results) == ["always_cooperate", "always_defect"]
+    np.testing.assert_allclose(results["always_cooperate"]["partner_per_step"], 2.0, rtol=1e-5)
+    result = results["always_defect"]
     np.testing.assert_allclose(result["own_per_step"], 1.6, rtol=1e-5)
-    np.testing.assert_allclose(result["exploiter_per_step"], 2.6, rtol=1e-5)
+    np.testing.assert_allclose(result["partner_per_step"], 2.6, rtol=1e-5)
     np.testing.assert_allclose(result["own"], 1.6 * 50, rtol=1e-5)
-    np.testing.assert_allclose(result["exploiter"], 2.6 * 50, rtol=1e-5)
+    np.testing.assert_allclose(result["partner"], 2.6 * 50, rtol=1e-5)
 
 
 @pytest.mark.parametrize("greedy", [False, True])
@@ -163,10 +184,10 @@ def test_the_evaluator_plays_every_seeds_policy_and_its_exploiter(greedy):
     # Logits of (cooperate, defect): certain cooperation, certain defection, and a slight preference to cooperate.
     preference = jnp.array([[50.0, 0.0], [0.0, 50.0], [0.1, 0.0]])
     weights = jnp.broadcast_to(preference[:, None, None], (3, 2, 5, 2))
-    evaluate = evaluation.evaluator(env, learner, 40, greedy, exploiter="always_defect")
+    evaluate = evaluation.evaluator(env, learner, 40, greedy, ["always_defect"], another_seed=True)
     results = evaluate(env.default_params, weights, jax.random.split(jax.random.key(0), 3))
     results = jax.tree.map(np.asarray, results)
-    own, exploiter = results["exploiter"]["own_per_step"], results["exploiter"]["exploiter_per_step"]
+    own, exploiter = (results["always_defect"][f"{who}_per_step"] for who in ("own", "partner"))
     cooperation, returns = results["self_play"]["cooperation"], results["self_play"]["return_per_step"]
     np.testing.assert_allclose(cooperation[:2], [1, 0])
     np.testing.assert_allclose(returns[:2], [-1, -2], rtol=1e-5)
@@ -176,5 +197,9 @@ def test_the_evaluator_plays_every_seeds_policy_and_its_exploiter(greedy):
     np.testing.assert_allclose(cooperation[2], p, atol=0.03)
     np.testing.assert_allclose(own[2], -3 * p - 2 * (1 - p), atol=0.03)
     np.testing.assert_allclose(exploiter[2], 0 * p - 2 * (1 - p), atol=0.06)
+    # Of seed s with seed s + 1 in one place: the cooperator with the defector, and the other way round.
+    cross = results["another_seed"]
+    np.testing.assert_allclose(cross["own_per_step"][:2], [-3, 0 * p - 2 * (1 - p)], atol=0.06)
+    np.testing.assert_allclose(cross["partner_per_step"][:2], [0, -3 * p - 2 * (1 - p)], atol=0.06)
     np.testing.assert_array_equal(results["self_play"]["episode_length"], 50)
     assert results["self_play"]["agent_return"].shape == (3, 2)

@@ -22,15 +22,14 @@ def load_cell(root: Path, cell_id: str) -> tuple[Cell, Learner, PyTree]:
     """
     folder = store.CellFolder(root, cell_id)
     facts = folder.read("configuration.json")
-    names = ("environment", "baseline", "label", "steps", "chunks", "episodes")
+    names = ("environment", "baseline", "label", "steps", "chunks", "episodes", "best_response")
     env = {k: v for k, v in facts["env"].items() if k != "name"}
-    settings = {k: v for k, v in facts["set"].items() if k != "player"}
     cell = Cell(
         **{name: facts[name] for name in names},
         seeds=tuple(facts["seeds"]),
         env=env,
         params=facts["params"],
-        set=settings,
+        set=facts["set"],
     ).check()
     if cell.game.version != facts["version"]:
         raise InputError(
@@ -63,7 +62,7 @@ def evaluate_folder(root: Path, against: str = "", episodes: int = 512, greedy: 
     if against and against not in players:
         raise unknown_name("scripted player", against, players)
     rows = [_row(*parts, against, episodes, greedy, seed) for parts in loaded]
-    first = ["return per step", "against it"] if against else ["return per step", "equality"]
+    first = ["return against it", "its return"] if against else ["return per step", "equality"]
     return tables.markdown(tables.Table(["environment", "baseline", *first], rows, []))
 
 
@@ -71,10 +70,10 @@ def _row(
     cell: Cell, learner: Learner, state: PyTree, against: str, episodes: int, greedy: bool, seed: int
 ) -> list[str]:
     keys = jax.random.split(jax.random.key(seed), len(cell.seeds))
-    player = against if against in cell.game.players and cell.game.num_agents > 1 else None
-    results = evaluator(cell.game, learner, episodes, greedy, player)(cell.game_params, state, keys)
+    partners = [against] if against in cell.game.players and cell.game.num_agents > 1 else []
+    results = evaluator(cell.game, learner, episodes, greedy, partners)(cell.game_params, state, keys)
     if against:
-        shown = [results["exploiter"][name] if player else None for name in ("own_per_step", "exploiter_per_step")]
+        shown = [results[against][name] if partners else None for name in ("own_per_step", "partner_per_step")]
     else:
         shown = [results["self_play"][name] for name in ("return_per_step", "equality")]
     return [cell.environment, cell.label] + [tables.interval(None if v is None else np.asarray(v)) for v in shown]

@@ -17,6 +17,7 @@ from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
 from marl_suite.evaluation import evaluator, opposed
 from marl_suite.experiments import store
+from marl_suite.experiments.best_response import best_response
 from marl_suite.experiments.suites import Cell
 from marl_suite.training import Chunk, Fit, LoopState, returns_of
 
@@ -87,10 +88,16 @@ def _restore(fit: Fit, folder: store.CellFolder) -> tuple[LoopState, list[dict[s
 
 def _evaluate(cell: Cell, learner: Learner, state: PyTree) -> dict[str, dict[str, np.ndarray]]:
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 0xE7A1))(np.asarray(cell.seeds, np.uint32))
-    mixed = cell.game.mixed_motive and cell.game.num_agents > 1
-    exploiter = cell.game.exploiter if mixed else None
-    sampled = evaluator(cell.game, learner, cell.episodes, exploiter=exploiter)(cell.game_params, state, keys)
-    evaluations = dict(sampled)
+    game, population = cell.game, cell.game.mixed_motive and cell.game.num_agents > 1 and not cell.mixed_team
+    partners = tuple(game.players) if population else ()
+    another_seed = population and cell.learns and len(cell.seeds) > 1
+    evaluate = evaluator(game, learner, cell.episodes, False, partners, another_seed, apart=cell.mixed_team)
+    evaluations = dict(evaluate(cell.game_params, state, keys))
+    if population and cell.learns and cell.best_response:
+        seeds = [seed + 1_000_000 for seed in cell.seeds]  # the responder is another player, with its own chances
+        evaluations["best_response"] = best_response(
+            game, cell.game_params, cell.configuration, state, seeds, cell.best_response, cell.episodes
+        )
     if cell.learns:
         greedy = evaluator(cell.game, learner, cell.episodes, greedy=True)(cell.game_params, state, keys)
         evaluations["self_play_greedy"] = greedy["self_play"]
@@ -157,8 +164,9 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
 
 def _entry(cell: Cell) -> dict[str, Any]:
     keys = ("id", "environment", "label", "impossible")
+    facts = {"exploiter": cell.game.exploiter, "mixed_team": cell.mixed_team}
     headline = "first_agent_return_per_step" if opposed(cell.game) else "return_per_step"
-    return {key: getattr(cell, key) for key in keys} | {"headline": headline}
+    return {key: getattr(cell, key) for key in keys} | {"headline": headline} | facts
 
 
 def train(
@@ -170,6 +178,7 @@ def train(
     params: dict[str, Any] | None = None,
     chunks: int = 20,
     episodes: int = 128,
+    best_response: float = 1e5,
     report: Report | None = None,
     **overrides: Any,
 ) -> Result:
@@ -184,6 +193,7 @@ def train(
         params: its traced parameters, such as `{"max_steps": 100}`.
         chunks: points of the learning curve.
         episodes: per evaluation.
+        best_response: steps that a best response to the policies learns for, in games of mixed motives; 0 for none.
         report: called with (cell, chunk) after every chunk.
         **overrides: settings of the baseline, such as `lr=3e-4`.
 
@@ -195,7 +205,17 @@ def train(
     """
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     cell = Cell(
-        environment, baseline, baseline, numbers, steps, chunks, episodes, env or {}, params or {}, overrides
+        environment,
+        baseline,
+        baseline,
+        numbers,
+        steps,
+        chunks,
+        episodes,
+        best_response,
+        env or {},
+        params or {},
+        overrides,
     ).check()
     if cell.impossible:
         raise InputError(cell.impossible)

@@ -3,6 +3,7 @@
     title = "Opponents that learn"
     steps = 3e5                # environment steps per seed
     seeds = 5                  # 0 .. 4, or a list
+    best_response = 1e5        # steps that a best response to each policy learns for; 0 for none
     [[environments]]
     id = "public_goods"
     env = {num_agents = 5}     # static settings
@@ -30,6 +31,7 @@ import numpy as np
 
 from marl_suite.algorithm import Configuration, no_update
 from marl_suite.baselines import registry as baselines
+from marl_suite.composition import Composition
 from marl_suite.envs import registry as environments
 from marl_suite.envs.environment import Environment, PyTree, static_settings
 from marl_suite.envs.errors import InputError, unknown_name
@@ -37,7 +39,7 @@ from marl_suite.envs.wrappers import reward_view
 from marl_suite.training import plan
 
 _KEYS = {
-    "suite": {"title", "steps", "seeds", "chunks", "episodes", "environments", "baselines"},
+    "suite": {"title", "steps", "seeds", "chunks", "episodes", "best_response", "environments", "baselines"},
     "environment": {"id", "env", "params", "set", "steps"},
     "baseline": {"id", "label", "set", "steps"},
 }
@@ -54,6 +56,7 @@ class Cell:
     steps: float = 1_000_000
     chunks: int = 20
     episodes: int = 128
+    best_response: float = 1e5  # steps that a best response to the trained policies learns for; 0: none
     env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -81,6 +84,11 @@ class Cell:
             return str(error)
         return None
 
+    @property
+    def mixed_team(self) -> bool:
+        """Whether agents learn differently, so that there is no one policy to pair with others."""
+        return isinstance(self.configuration, Composition)
+
     @cached_property
     def learns(self) -> bool:
         """Whether there is anything to train."""
@@ -92,6 +100,8 @@ class Cell:
         for what, value in (("steps", self.steps), ("chunks", self.chunks), ("episodes", self.episodes)):
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1 or value % 1 != 0:
                 raise InputError(f"{what} must be a positive whole number, got {value!r}")
+        if not isinstance(self.best_response, (int, float)) or not self.best_response >= 0:
+            raise InputError(f"best_response must be a number of steps, or 0 for none, got {self.best_response!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds must be distinct and not negative, at least one, got {list(self.seeds)}")
         _ = self.game_params, self.configuration
@@ -107,11 +117,12 @@ class Cell:
             "params": _values(self.game_params),
             "baseline": self.baseline,
             "label": self.label,
-            "set": _values(self.configuration),
+            "set": baselines.settings(self.baseline, self.configuration),
             "seeds": list(self.seeds),
             "steps": int(self.steps),
             "chunks": self.chunks,
             "episodes": self.episodes,
+            "best_response": int(self.best_response),
         }
 
     @cached_property
@@ -173,7 +184,7 @@ def from_table(table: Mapping[str, Any], name: str = "suite") -> list[Cell]:
         for entry in entries:
             _check_keys(entry, kind, name)
     seeds = table.get("seeds", 5)
-    common = {key: table[key] for key in ("chunks", "episodes") if key in table}
+    common = {key: table[key] for key in ("chunks", "episodes", "best_response") if key in table}
     cells = []
     for environment in rows["environment"]:
         for baseline in rows["baseline"]:
@@ -205,13 +216,13 @@ def _check_keys(table: Mapping[str, Any], kind: str, suite: str) -> None:
 
 def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int, ...], common: Mapping) -> Cell:
     settings = dict(baseline.get("set", {}))
-    group = baselines.configuration(baseline["id"]).group
-    groups = {baselines.configuration(name).group for name in baselines.registered()}
+    own_groups = baselines.groups(baseline["id"])
+    groups = set().union(*map(baselines.groups, baselines.registered()))
     for key, value in environment.get("set", {}).items():
         prefix = key.partition(".")[0]
         if prefix not in groups or "." not in key:
             raise InputError(f"set of {environment['id']} needs keys like 'ppo.gamma', with a group, got {key!r}")
-        if prefix == group:
+        if prefix in own_groups:
             settings = {key: value} | settings
     return Cell(
         environment=environment["id"],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marl_suite.experiments import store
-from marl_suite.metrics.statistics import stratified_bootstrap
+from marl_suite.metrics.statistics import interquartile_mean, stratified_bootstrap
 
 _HEADINGS = {
     ("self_play", "return"): "return",
@@ -19,7 +19,7 @@ _HEADINGS = {
     ("self_play", "sustainability"): "sustainability",
     ("self_play", "peace"): "peace",
     ("exploiter", "own_per_step"): "return against exploiter",
-    ("exploiter", "exploiter_per_step"): "exploiter's return",
+    ("exploiter", "partner_per_step"): "exploiter's return",
 }
 """Columns with a fixed place: those of self-play come before the game's own metrics, the others after them."""
 _LEFT_OUT = {"utilitarian_return", "episode_length", "finished", "agent_return"}
@@ -44,6 +44,9 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
         InputError: when there are no results, or they cannot be read.
     """
     scores, entries = _scores(root), store.read_sweep(root)
+    for entry in entries:  # who takes most from cooperators has another name in every game
+        cell = scores.get(entry["id"], {})
+        cell |= {("exploiter", metric): v for (kind, metric), v in cell.items() if kind == entry["exploiter"]}
     columns = _columns(scores)
     rows, notes = [], []
     for entry in entries:
@@ -54,6 +57,41 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
         rows.append([entry["environment"], entry["label"], *values])
     names = [_HEADINGS.get(column, column[1].replace("_", " ")) for column in columns]
     return Table(["environment", "baseline", *names], rows, notes)
+
+
+def make_robustness(root: Path, intervals: bool = False) -> Table:
+    """What the policies of mixed-motive games earn per step among themselves and with somebody else in one place.
+
+    Each entry is "own / partner's": a remaining agent's return and the newcomer's, averaged over the places, as
+    interquartile means over seeds.
+
+    Args:
+        root: a results folder.
+        intervals: add 95 % bootstrap intervals.
+
+    Raises:
+        InputError: when there are no results, or they cannot be read.
+    """
+    scores, entries = _scores(root), store.read_sweep(root)
+    found = dict.fromkeys(kind for cell in scores.values() for kind, metric in cell if metric == "partner_per_step")
+    ends = [name for name in ("another_seed", "best_response") if name in found]
+    partners = ends[:1] + sorted(set(found) - set(ends)) + ends[1:]
+
+    def text(values: list[float]) -> str:
+        return interval(values) if intervals else _number(float(interquartile_mean(np.asarray(values))))
+
+    rows = []
+    for entry in entries:
+        cell = scores.get(entry["id"], {})
+        if not any(kind in found for kind, _ in cell):
+            continue
+        row = [text(cell["self_play", "return_per_step"])]
+        for partner in partners:
+            pair = [cell.get((partner, f"{who}_per_step")) for who in ("own", "partner")]
+            row.append(" / ".join(text(values) for values in pair if values) or "–")
+        rows.append([entry["environment"], entry["label"], *row])
+    names = [name.replace("_", " ") for name in ("self", *partners)]
+    return Table(["environment", "baseline", *names], rows, [])
 
 
 def _scores(root: Path) -> dict[str, dict[tuple[str, str], list[float]]]:

@@ -99,6 +99,25 @@ def discounted_sums(r_t: jax.Array, discount_t: jax.Array) -> jax.Array:
     return sums
 
 
+def leave_one_out(x: jax.Array, group_size: int, axis: int = 1) -> jax.Array:
+    """`x` less the mean of the others in its group: x_k - sum_{m != k} x_m / (K - 1).
+
+    The baseline of REINFORCE leave-one-out (Kool et al., 2019, equation 8); it does not depend on x_k, so it adds no
+    bias. The sum over a group is zero. With K = 1 there are no others, and `x` is returned.
+
+    Args:
+        x: [..., E, ...] with E on `axis`, consecutive entries forming groups.
+        group_size: K, a divisor of E.
+        axis: where the groups are.
+    """
+    if group_size == 1:
+        return x
+    grouped = jnp.moveaxis(x, axis, 0)
+    grouped = grouped.reshape(-1, group_size, *grouped.shape[1:])
+    centred = (grouped - grouped.mean(1, keepdims=True)) * group_size / (group_size - 1)
+    return jnp.moveaxis(centred.reshape(-1, *grouped.shape[2:]), 0, axis)
+
+
 def normalise(x: jax.Array, axis: int | tuple[int, ...] | None = None, epsilon: float = 1e-8) -> jax.Array:
     """`x` with mean 0 and standard deviation 1 over `axis`."""
     return (x - x.mean(axis, keepdims=True)) / (x.std(axis, keepdims=True) + epsilon)
