@@ -19,6 +19,7 @@ K - 1 at the same step.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ import numpy as np
 from flax import struct
 
 from marl_suite.algorithm import EnvSpec, Learner, Metrics, Simulate, Trajectory, static
-from marl_suite.baselines.ppo import IPPO, PPO, Batch, PPOState
+from marl_suite.baselines.ppo import IPPO, PPO, Batch, Estimates, PPOState
 from marl_suite.composition import restrict, seats
 from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
 from marl_suite.learning import returns
@@ -135,9 +136,9 @@ class PartnerValues(PPO):
 
 @dataclasses.dataclass(frozen=True)
 class Aligned(PPO):
-    """PPO with another advantage."""
+    """PPO with another advantage, made of everybody's."""
 
-    config: AdvantageAlignment
+    config: Any  # AdvantageAlignment, or that of a subclass with a transform of its own
 
     @property
     def whole(self) -> EnvSpec:
@@ -150,39 +151,48 @@ class Aligned(PPO):
         return tuple(i for i in range(self.whole.num_agents) if i not in self.spec.slots)
 
     @property
-    def partners(self) -> PartnerValues:
+    def partners(self) -> PPO:
         return PartnerValues(self.config, restrict(self.whole, self.others))
 
     def init(self, key: jax.Array) -> AlignedState:
         own = super().init(key)
-        past = Past.nothing(self.config.num_envs, self.whole.num_agents)
-        return AlignedState(**vars(own), past=past, partners=self.init_partners(jax.random.fold_in(key, 1)))
+        partners = self.init_partners(jax.random.fold_in(key, 1))
+        return AlignedState(**vars(own), past=self.init_past(), partners=partners)
+
+    def init_past(self) -> PyTree:
+        return Past.nothing(self.config.num_envs, self.whole.num_agents)
 
     def init_partners(self, key: jax.Array) -> PPOState | None:
         return self.partners.init(key) if self.others else None
 
-    def partner_advantages(self, state: PyTree, trajectory: Trajectory, key: jax.Array) -> tuple[jax.Array, PyTree]:
-        """The partners' advantages [T, E, N'] by their critics, and these critics afterwards."""
-        estimates = self.partners.estimate(state, trajectory)
-        return estimates.advantage, self.partners.fit(state, trajectory, estimates, key)[0]
+    def appraise(self, state: PyTree, trajectory: Trajectory, key: jax.Array) -> tuple[Estimates, PyTree]:
+        """What the partners' critics make of their seats in the whole game's trajectory; these critics afterwards."""
+        memory = self.actor.initial_memory(self.config.num_envs, len(self.others))
+        unknown = jnp.zeros((*trajectory.reset.shape, len(self.others)))  # nobody's log-probabilities but our own
+        theirs = seats(trajectory, self.others, memory, unknown)
+        estimates = self.partners.estimate(state, theirs)
+        return estimates, self.partners.fit(state, theirs, estimates, key)[0]
+
+    def transform(self, estimates: Any, reset: jax.Array, past: PyTree) -> tuple[jax.Array, PyTree]:
+        """The advantages to learn from, out of the estimates [T, E, N] of all seats."""
+        config = self.config
+        return align(estimates.advantage, reset, past, config.beta, config.gamma, config.past_decay, config.past)
 
     def update(
         self, state: PyTree, trajectory: Trajectory, key: jax.Array, simulate: Simulate
     ) -> tuple[PyTree, Metrics]:
         del simulate
         estimates, partners = self.estimate(state, trajectory), state.partners
-        advantage = estimates.advantage
+        everybody = estimates.replace(critic_memory=())
         if self.others and trajectory.joint is not None:
-            memory = self.actor.initial_memory(self.config.num_envs, len(self.others))
-            unknown = jnp.zeros((*trajectory.reset.shape, len(self.others)))  # nobody's log-probabilities but our own
-            theirs = seats(trajectory.joint, self.others, memory, unknown)
-            theirs, partners = self.partner_advantages(partners, theirs, jax.random.fold_in(key, 1))
+            theirs, partners = self.appraise(partners, trajectory.joint, jax.random.fold_in(key, 1))
             order = np.argsort(self.spec.slots + self.others)
-            advantage = jnp.concatenate([advantage, theirs], axis=-1)[..., order]
-        config = self.config
-        aligned, past = align(
-            advantage, trajectory.reset, state.past, config.beta, config.gamma, config.past_decay, config.past
-        )
+            everybody = jax.tree.map(
+                lambda mine, other: jnp.concatenate([mine, other], axis=-1)[..., order],
+                everybody,
+                theirs.replace(critic_memory=()),
+            )
+        aligned, past = self.transform(everybody, trajectory.reset, state.past)
         own = jax.lax.stop_gradient(aligned[..., np.asarray(self.spec.slots)])
         state, metrics = self.fit(state, trajectory, estimates.replace(advantage=own), key)
         return state.replace(past=past, partners=partners), metrics
@@ -213,8 +223,12 @@ class GroupRelative(Aligned):
     def value_loss(self, critic: PyTree, batch: Batch) -> jax.Array:
         return jnp.zeros(())
 
-    def partner_advantages(self, state: PyTree, trajectory: Trajectory, key: jax.Array) -> tuple[jax.Array, PyTree]:
-        return self.estimate(state, trajectory).advantage, None
+    @property
+    def partners(self) -> PPO:
+        return GroupRelative(self.config, restrict(self.whole, self.others))
+
+    def appraise(self, state: PyTree, trajectory: Trajectory, key: jax.Array) -> tuple[Estimates, PyTree]:
+        return self.partners.estimate(state, seats(trajectory, self.others, (), ())), None
 
     def learner(self) -> Learner:
         return dataclasses.replace(super().learner(), group_size=self.config.group_size)

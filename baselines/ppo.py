@@ -216,14 +216,21 @@ class PPO:
 
     def values(self, state: PPOState, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, PyTree]:
         """V(o_t) and V of the true successor [T, E, N], and the critic's memory after every row [P, T, B, H]."""
-        apply = jax.vmap(self.critic.apply, (0, 0, 0, None))
+        v_tm1, v_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, trajectory)
+        return v_tm1[..., 0], v_t[..., 0], memories
+
+    def outputs(
+        self, network: SequenceNetwork, params: PyTree, memory: PyTree, trajectory: Trajectory
+    ) -> tuple[jax.Array, jax.Array, PyTree]:
+        """A network's outputs [T, E, N, F] at every row and at its true successor, and its memory after every row."""
+        apply = jax.vmap(network.apply, (0, 0, 0, None))
         inputs, reset = self.inputs(trajectory.observation), self.row_reset(trajectory)
-        v_tm1, memories = apply(state.critic, state.critic_memory, inputs, reset)
+        rows, memories = apply(params, memory, inputs, reset)
         # All successors in one call, as a sequence of length one that goes on from each row's memory.
         successors = self.inputs(trajectory.next_observation).reshape(self.num_sets, 1, -1, inputs.shape[-1])
         carried = jax.tree.map(lambda m: m.reshape(self.num_sets, -1, m.shape[-1]), memories)
-        v_t, _ = apply(state.critic, carried, successors, jnp.zeros(successors.shape[1:3], bool))
-        return self.to_agents(v_tm1)[..., 0], self.to_agents(v_t.reshape(v_tm1.shape))[..., 0], memories
+        following, _ = apply(params, carried, successors, jnp.zeros(successors.shape[1:3], bool))
+        return self.to_agents(rows), self.to_agents(following.reshape(rows.shape)), memories
 
     def advantages(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array) -> jax.Array:
         """Generalised advantages [T, E, N] from the values of each row's state and of its true successor."""
@@ -271,7 +278,10 @@ class PPO:
 
     def estimate(self, state: PPOState, trajectory: Trajectory) -> Estimates:
         """Values, targets and (normalised) advantages of a rollout."""
-        v_tm1, v_t, critic_memories = self.values(state, trajectory)
+        return self.appraised(trajectory, *self.values(state, trajectory))
+
+    def appraised(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array, critic_memories: PyTree) -> Estimates:
+        """The estimates that follow from the values of each row's state and of its true successor."""
         advantage = self.advantages(trajectory, v_tm1, v_t)
         target = advantage + v_tm1
         if self.config.normalise_advantages:

@@ -18,6 +18,13 @@ _ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
         "marl_suite.baselines.advantage_alignment:GroupRelativeAdvantageAlignment",
         {},
     ),
+    "exact_naive": ("marl_suite.baselines.exact:ExactShaping", {"rule": "naive"}),
+    "exact_lookahead": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lookahead"}),
+    "exact_lola_a": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_a"}),
+    "exact_lola_b": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_b"}),
+    "exact_lola_c": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_c"}),
+    "exact_sos": ("marl_suite.baselines.exact:ExactShaping", {"rule": "sos"}),
+    "loqa": ("marl_suite.baselines.loqa:LOQA", {}),
     "past_self": ("marl_suite.past_selves:PastSelves", {}),
 } | {
     player: ("marl_suite.baselines.scripted:Scripted", {"player": player})

@@ -53,7 +53,8 @@ class Frozen(Configuration):
             play = learner.policy(state, greedy)
 
             def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
-                mask = None if mask is None else jnp.ones((*all_seats(mask).shape,), bool).at[:, slots].set(mask)
+                # Seats that are not ours see nothing and may do anything: ~mask would else forbid them every action.
+                mask = None if mask is None else ~all_seats(~mask)
                 actions, memory, _ = play(memory, jax.tree.map(all_seats, observation), key, mask)
                 return actions[:, slots], memory, ()
 
