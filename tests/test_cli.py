@@ -26,6 +26,12 @@ BAD = [
     (["train", "prisoners_dilemma", "ippo", "--params", "max_steps=1.5"], "whole number"),
     (["train", "public_goods", "ippo", "--params", "max_step=5"], "did you mean 'max_steps'"),
     (["train", "matching_pennies", "always_defect"], "no scripted player"),
+    (["train", "prisoners_dilemma", "ippo+tit_for_tatt"], "did you mean 'tit_for_tat'"),
+    (["train", "prisoners_dilemma", "ippo+ippo+ippo"], "too few for 3 parts"),
+    (["train", "prisoners_dilemma", "past_self"], "as in 'ippo+past_self'"),
+    (["train", "public_goods", "exact_lola_a"], "no closed form"),
+    (["train", "prisoners_dilemma", "advantage_alignment", "--set", "past=meen"], "closest: 'mean'"),
+    (["train", "prisoners_dilemma", "ippo", "--best-response", "-1"], "best_response must be a number of steps"),
     (["train", "gymnax:CartPol-v1", "ippo"], "CartPole-v1"),
     (["sweep", "quik"], "did you mean 'quick'"),
     (["sweep", "quick", "--only", "stag_hutn"], "did you mean 'stag_hunt'"),
@@ -62,6 +68,7 @@ def test_train_runs_a_grid_and_table_shows_it_again(capsys, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     small = ["--set", "num_envs=4", "rollout_length=5", "hidden_sizes=[8]", "minibatches=2", "ppo.gamma=0.5,0.9"]
     arguments = ["train", "stag_hunt", "ippo", "--seeds", "2", "--steps", "40", "--chunks", "1", "--episodes", "4"]
+    arguments += ["--best-response", "0"]
     cli.main([*arguments, *small, "--params", "max_steps=5"])
     printed = capsys.readouterr().out
     assert "ippo ppo.gamma=0.5" in printed and "ippo ppo.gamma=0.9" in printed
@@ -70,5 +77,7 @@ def test_train_runs_a_grid_and_table_shows_it_again(capsys, tmp_path, monkeypatc
     for name, render in tables.FORMATS.items():
         cli.main(["table", str(root), "--format", name])
         assert capsys.readouterr().out == render(tables.make_table(root))
+    cli.main(["table", str(root), "--view", "robustness"])
+    assert capsys.readouterr().out == tables.markdown(tables.make_robustness(root))
     cli.main(["evaluate", str(root), "--against", "always_defect", "--episodes", "4"])
     assert capsys.readouterr().out.count("| stag_hunt |") == 2

@@ -25,6 +25,7 @@ TINY = {
     "seeds": 3,
     "chunks": 4,
     "episodes": 4,
+    "best_response": 0,
     "environments": [{"id": "prisoners_dilemma", "params": {"max_steps": 5}}, {"id": "matching_pennies"}],
     "baselines": [
         {"id": "ippo", "set": {"num_envs": 4, "rollout_length": 5, "hidden_sizes": [8], "minibatches": 2}},
@@ -75,7 +76,8 @@ def test_scripted_players_have_no_curve_and_their_known_return(finished):
     summary = folder.read("summary.json")
     assert summary["env_steps"] == 0
     assert summary["evaluations"]["self_play"]["return"] == [-10.0] * 3  # mutual defection, -2 for 5 steps
-    assert summary["evaluations"]["exploiter"]["exploiter_per_step"] == [-2.0] * 3
+    assert summary["evaluations"]["always_defect"]["partner_per_step"] == [-2.0] * 3
+    assert "best_response" not in summary["evaluations"], "what does not learn is known anyway"
 
 
 def test_the_budget_is_rounded_up_to_whole_chunks_and_reported(finished):
@@ -106,6 +108,19 @@ def test_tables_show_iqm_and_interval_and_say_why_a_pair_has_none(finished):
     assert len({line.count("|") for line in lines[:6]}) == 1
     assert tables.latex(table).count(r"\\") == 5 and r"prisoners\_dilemma" in tables.latex(table)
     assert list(csv.reader(tables.comma_separated(table).splitlines()))[1:] == table.rows
+
+
+def test_the_robustness_table_shows_both_sides_with_every_partner(finished):
+    table = tables.make_robustness(finished)
+    assert [row[:2] for row in table.rows] == [["prisoners_dilemma", "ippo"], ["prisoners_dilemma", "always_defect"]]
+    players = sorted(marl_suite.make("prisoners_dilemma").players)
+    assert table.headings[2:] == ["self", "another seed", *(name.replace("_", " ") for name in players)]
+    control = dict(zip(table.headings, table.rows[1], strict=True))
+    assert control["self"] == "-2.000" and control["another seed"] == "–"
+    assert control["always cooperate"] == "0.000 / -3.000" and control["always defect"] == "-2.000 / -2.000"
+    assert control["tit for tat"] == "-1.600 / -2.200"  # 0, then -2 four times; -3, then -2
+    full = tables.make_robustness(finished, intervals=True).rows[1]
+    assert full[table.headings.index("always cooperate")] == "0.000 [0.000, 0.000] / -3.000 [-3.000, -3.000]"
 
 
 def test_the_figure_is_drawn(finished):
@@ -201,6 +216,9 @@ def test_the_python_api_gives_arrays_and_the_sweeps_numbers(finished):
         "prisoners_dilemma", "ippo", seeds=3, steps=320, params={"max_steps": 5}, chunks=4, episodes=4, **settings
     )
     assert result["return"].shape == (3,) and result["agent_return"].shape == (3, 2)
+    partners = {"another_seed", *marl_suite.make("prisoners_dilemma").players, "best_response"}
+    assert partners < set(result.evaluations), "a policy of a mixed-motive game is never shown alone"
+    assert all(result.evaluations[name]["partner_per_step"].shape == (3,) for name in partners)
     stored = store.CellFolder(finished, from_table(TINY)[0].id).read("summary.json")["evaluations"]["self_play"]
     np.testing.assert_allclose(result["return"], stored["return"], rtol=1e-6)
     with pytest.raises(InputError, match="no scripted player"):

@@ -31,7 +31,7 @@ def test_settings_of_an_environment_reach_the_baselines_of_that_group_only_and_y
     learner, control = from_table(changed(environments=[environment]))
     settings = learner.specification["set"]
     assert (settings["gamma"], settings["epochs"]) == (0.5, 2)
-    assert control.specification["set"] == {"reward_view": "individual", "player": "random"}
+    assert control.specification["set"] == {"reward_view": "individual"}
 
 
 def test_cells_are_told_apart_by_everything_that_determines_their_result():
@@ -65,6 +65,10 @@ def test_a_pair_that_cannot_be_played_is_kept_with_its_reason():
         ({"environments": [{"id": "public_goods", "params": {"max_steps": "x"}}]}, "must be a number"),
         ({"environments": [{"id": "public_goods", "set": {"gamma": 0.1}}]}, "keys like 'ppo.gamma'"),
         ({"environments": [{"id": "public_goods", "env": 3}]}, "must be a table"),
+        ({"environments": [{"id": "public_goods", "baselines": ["ipo"]}]}, "did you mean 'ippo'"),
+        ({"environments": [{"id": "public_goods", "baselines": "ippo"}]}, "must be a list of names"),
+        ({"best_response": -1}, "best_response must be a number of steps"),
+        ({"baselines": [{"id": "ippo+ranom"}]}, "did you mean 'random'"),
         ({"baselines": [{"id": "ipo"}]}, "did you mean 'ippo'"),
         ({"baselines": [{"id": "ippo", "set": {"ppo.gama": 0.1}}]}, "did you mean 'gamma'"),
         ({"baselines": [{"id": "ippo", "set": {"gamma": 1.5}}]}, "ppo.gamma must be at most 1, got 1.5"),
@@ -97,3 +101,19 @@ def test_the_built_in_suites_are_valid_and_have_titles():
     assert "quick" in builtin_suites()
     for name, title in builtin_suites().items():
         assert title and all(cell.id for cell in load(name))
+
+
+def test_an_environment_may_have_baselines_of_its_own():
+    environment = {"id": "stag_hunt", "baselines": ["short"]}
+    rows = [{"id": "ippo"}, {"id": "ippo", "label": "short", "set": {"gamma": 0.5}}, {"id": "random"}]
+    labels = [cell.label for cell in from_table(changed(environments=[environment], baselines=rows))]
+    assert labels == ["short"]
+    environment = {"id": "stag_hunt", "baselines": ["ippo"]}
+    labels = [cell.label for cell in from_table(changed(environments=[environment], baselines=rows))]
+    assert labels == ["ippo", "short"], "an id stands for all of its rows"
+
+
+def test_settings_of_an_environment_reach_the_parts_of_a_team():
+    environment = {"id": "stag_hunt", "set": {"ppo.gamma": 0.1}}
+    (team,) = from_table(changed(environments=[environment], baselines=[{"id": "ippo+always_defect"}]))
+    assert team.specification["set"]["0.gamma"] == 0.1 and team.mixed_team and team.learns

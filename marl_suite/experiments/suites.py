@@ -9,12 +9,13 @@
     env = {num_agents = 5}     # static settings
     params = {max_steps = 20}  # traced parameters
     set = {"ppo.gamma" = 0.9}  # settings of every baseline of that group, here
+    baselines = ["ippo team"]  # only these, by label or id; default: all
     [[baselines]]
     id = "ippo"
     label = "ippo team"        # the row's name; default: the id
     set = {reward_view = "team"}
 
-An environment or a baseline may have its own `steps`; the environment's wins.
+An environment or a baseline may have its own `steps`; the environment's wins. An environment may have its own `seeds`.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ from marl_suite.training import plan
 
 _KEYS = {
     "suite": {"title", "steps", "seeds", "chunks", "episodes", "best_response", "environments", "baselines"},
-    "environment": {"id", "env", "params", "set", "steps"},
+    "environment": {"id", "env", "params", "set", "steps", "seeds", "baselines"},
     "baseline": {"id", "label", "set", "steps"},
 }
 
@@ -187,12 +188,23 @@ def from_table(table: Mapping[str, Any], name: str = "suite") -> list[Cell]:
     common = {key: table[key] for key in ("chunks", "episodes", "best_response") if key in table}
     cells = []
     for environment in rows["environment"]:
-        for baseline in rows["baseline"]:
+        for baseline in _chosen(environment, rows["baseline"], name):
             steps = environment.get("steps", baseline.get("steps", table.get("steps", 1_000_000)))
-            cells.append(_cell(environment, baseline, steps, read_seeds(seeds), common))
+            own_seeds = read_seeds(environment.get("seeds", seeds))
+            cells.append(_cell(environment, baseline, steps, own_seeds, common))
     if len({cell.id for cell in cells}) < len(cells):
         raise InputError(f"suite {name!r} lists the same environment and baseline twice; give them labels")
     return cells
+
+
+def _chosen(environment: Mapping, baselines: list[dict], suite: str) -> list[dict]:
+    """The baselines that play `environment`."""
+    names = [{row["id"], row.get("label", row["id"])} for row in baselines]
+    known = set().union(*names)
+    for wanted in (listed := environment.get("baselines", known)):
+        if wanted not in known:
+            raise unknown_name(f"baseline of {environment['id']} in suite {suite!r}:", wanted, known)
+    return [row for row, called in zip(baselines, names, strict=True) if called & set(listed)]
 
 
 def read_seeds(seeds: Any) -> tuple[int, ...]:
@@ -208,10 +220,12 @@ def _check_keys(table: Mapping[str, Any], kind: str, suite: str) -> None:
     for key, value in table.items():
         if key not in _KEYS[kind]:
             raise unknown_name(f"{kind} key in suite {suite!r}:", key, _KEYS[kind])
-        wanted = dict if key in ("env", "params", "set") else str if key in ("id", "label", "title") else object
-        if not isinstance(value, wanted):
-            kind_of = "a table" if wanted is dict else "text"
+        lists_names = kind == "environment" and key == "baselines"
+        kind_of = "a table" if key in ("env", "params", "set") else "text" if key in ("id", "label", "title") else ""
+        if kind_of and not isinstance(value, dict if kind_of == "a table" else str):
             raise InputError(f"{key} in suite {suite!r} must be {kind_of}, got {value!r}")
+        if lists_names and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+            raise InputError(f"{key} of an environment in suite {suite!r} must be a list of names, got {value!r}")
 
 
 def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int, ...], common: Mapping) -> Cell:
