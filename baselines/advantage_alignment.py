@@ -7,15 +7,14 @@ sign of what the past did to me: with gamma-discounted sums of my own past advan
 
 takes the place of A_i,t in PPO's clipped surrogate (proximal Advantage Alignment; their appendix A.9 for N > 2). A* is
 a constant to the gradient. With one epoch and one minibatch the ratio is 1 and the same loss is the plain policy
-gradient E A* log pi. Advantages
-are normalised before the product, so that beta has no unit, and never after it.
+gradient E A* log pi. Advantages are normalised before the product, so that beta has no unit, and never after it.
 
 Everybody's advantages on the same trajectory are needed, so seats that others play in a composition (scripted ones,
 say) get a critic of their own rewards, and nothing else of them is known.
 
-The group-relative form (Learning robust social strategies with large language models, 2025) has no critic: K episodes
-share the environment's random numbers, and the advantage of a step is its return-to-go less the mean of the other
-K - 1 at the same step.
+The group-relative form (Piche et al. 2025, Learning Robust Social Strategies with Large Language Models) has no critic:
+K episodes share the environment's random numbers, and the advantage of a step is its return-to-go less the mean of the
+other K - 1 at the same step. It wants episodes of one length, and rollouts that hold whole ones.
 """
 
 import dataclasses
@@ -119,6 +118,11 @@ def align(
 
 
 # ---------------------------------------------------------------------- the learners
+PARTNERS = 0x5EA7
+"""Folded into a key for the partners' critics, so that our own chances are those of PPO (which splits the key into
+fewer parts than this)."""
+
+
 class AlignedState(PPOState):
     """PPO's state, the past of episodes that go on, and what is kept about seats that others play."""
 
@@ -155,8 +159,7 @@ class Aligned(PPO):
         return PartnerValues(self.config, restrict(self.whole, self.others))
 
     def init(self, key: jax.Array) -> AlignedState:
-        own = super().init(key)
-        partners = self.init_partners(jax.random.fold_in(key, 1))
+        own, partners = super().init(key), self.init_partners(jax.random.fold_in(key, PARTNERS))
         return AlignedState(**vars(own), past=self.init_past(), partners=partners)
 
     def init_past(self) -> PyTree:
@@ -185,7 +188,7 @@ class Aligned(PPO):
         estimates, partners = self.estimate(state, trajectory), state.partners
         everybody = estimates.replace(critic_memory=())
         if self.others and trajectory.joint is not None:
-            theirs, partners = self.appraise(partners, trajectory.joint, jax.random.fold_in(key, 1))
+            theirs, partners = self.appraise(partners, trajectory.joint, jax.random.fold_in(key, PARTNERS))
             order = np.argsort(self.spec.slots + self.others)
             everybody = jax.tree.map(
                 lambda mine, other: jnp.concatenate([mine, other], axis=-1)[..., order],
@@ -196,6 +199,11 @@ class Aligned(PPO):
         own = jax.lax.stop_gradient(aligned[..., np.asarray(self.spec.slots)])
         state, metrics = self.fit(state, trajectory, estimates.replace(advantage=own), key)
         return state.replace(past=past, partners=partners), metrics
+
+    def learner(self) -> Learner:
+        if self.others:
+            self.partners.check_minibatches()
+        return super().learner()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -244,7 +244,7 @@ class PPO:
         actor_memory = jax.tree.map(lambda m: m[0], batch.actor_memory)
         outputs, _ = self.actor.apply(params[0], actor_memory, batch.observation, batch.reset)
         distribution = policy_distribution(self.spec.action_space, outputs, batch.action_mask)
-        log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+        log_ratio = jnp.subtract(distribution.log_prob(batch.action), batch.log_prob)
         policy_loss = clipped_surrogate(log_ratio, batch.advantage, config.clip)
         value_loss = self.value_loss(params[1], batch)
         entropy = distribution.entropy().mean()
@@ -320,6 +320,12 @@ class PPO:
         chex.assert_shape([trajectory.reward, trajectory.record], shape)
         return self.fit(state, trajectory, self.estimate(state, trajectory), key)
 
+    def check_minibatches(self) -> None:
+        """Raises `InputError` when the minibatches do not divide the streams."""
+        if self.num_streams % self.config.minibatches:
+            streams, parts = self.num_streams, self.config.minibatches
+            raise InputError(f"ppo.minibatches must divide the {streams} streams, got {parts}")
+
     def learner(self) -> Learner:
         """The record of these functions.
 
@@ -328,8 +334,7 @@ class PPO:
             TypeError: when the action space has no policy distribution.
         """
         config = self.config
-        if self.num_streams % config.minibatches:
-            raise InputError(f"ppo.minibatches must divide the {self.num_streams} streams, got {config.minibatches}")
+        self.check_minibatches()
         num_outputs(self.spec.action_space)
         return Learner(
             init=self.init,

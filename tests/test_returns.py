@@ -159,3 +159,40 @@ def test_normalised_values_have_mean_zero_and_unit_deviation_on_the_given_axes_o
     np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-4)
     np.testing.assert_allclose(y.std((0, 1)), 1, rtol=1e-4)
     np.testing.assert_array_equal(np.isfinite(returns.normalise(jnp.ones(3))), True)  # no spread is no division by 0
+
+
+# ---------------------------------------------------------------------- groups
+@pytest.mark.parametrize("group_size", [2, 3, 6])
+def test_what_is_left_of_a_value_is_its_distance_from_the_mean_of_the_others_in_its_group(group_size):
+    x = np.random.default_rng(0).normal(2.0, 1.0, (T, E, 2)).astype(np.float32)
+    found = np.asarray(returns.leave_one_out(jnp.asarray(x), group_size))
+    wanted = np.zeros(x.shape)
+    for k in range(E):
+        first = k - k % group_size
+        others = [x[:, m] for m in range(first, first + group_size) if m != k]
+        wanted[:, k] = x[:, k] - sum(others) / (group_size - 1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    grouped = x.reshape(T, -1, group_size, 2)
+    scaled = group_size / (group_size - 1) * (grouped - grouped.mean(2, keepdims=True))
+    np.testing.assert_allclose(found.reshape(grouped.shape), scaled, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.reshape(grouped.shape).sum(2), 0, atol=1e-5)
+
+
+def test_groups_may_lie_on_any_axis():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(T, E, 2)))
+    swapped = returns.leave_one_out(jnp.moveaxis(x, 1, -1), 3, axis=-1)
+    np.testing.assert_allclose(jnp.moveaxis(swapped, -1, 1), returns.leave_one_out(x, 3), rtol=1e-6)
+    first = returns.leave_one_out(jnp.moveaxis(x, 1, 0), 3, axis=0)
+    np.testing.assert_allclose(jnp.moveaxis(first, 0, 1), returns.leave_one_out(x, 3), rtol=1e-6)
+
+
+def test_a_value_alone_in_its_group_is_left_as_it_is():
+    x = np.random.default_rng(2).normal(size=(T, E)).astype(np.float32)
+    np.testing.assert_array_equal(returns.leave_one_out(jnp.asarray(x), 1), x)
+
+
+def test_what_a_group_has_in_common_leaves_nothing_behind():
+    x = np.random.default_rng(3).normal(size=(T, E)).astype(np.float32)
+    common = np.repeat(np.random.default_rng(4).normal(0, 10, (T, E // 3)), 3, axis=1).astype(np.float32)
+    plain, shifted = (returns.leave_one_out(jnp.asarray(y), 3) for y in (x, x + common))
+    np.testing.assert_allclose(shifted, plain, atol=1e-4)
