@@ -24,6 +24,8 @@ _ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "exact_lola_b": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_b"}),
     "exact_lola_c": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_c"}),
     "exact_sos": ("marl_suite.baselines.exact:ExactShaping", {"rule": "sos"}),
+    "lola": ("marl_suite.baselines.lola:LOLA", {}),
+    "lola_pg": ("marl_suite.baselines.lola:LOLA", {"form": "policy_gradient"}),
     "loqa": ("marl_suite.baselines.loqa:LOQA", {}),
     "past_self": ("marl_suite.past_selves:PastSelves", {}),
 } | {
@@ -104,7 +106,7 @@ def _team(name: str, overrides: dict[str, Any]) -> Configuration:
     for key, value in overrides.items():
         number, _, rest = key.partition(".")
         chosen, field = ([int(number)], rest) if number.isdecimal() else (range(len(names)), key)
-        takers = [i for i in chosen if i < len(names) and _takes(names[i], field)]
+        takers = [i for i in chosen if i < len(names) and takes(names[i], field)]
         for i in takers:
             shares[i][field] = value
         if not takers:
@@ -117,9 +119,15 @@ def _team(name: str, overrides: dict[str, Any]) -> Configuration:
     return parts[1].replace(part=parts[0], reward_view=parts[0].reward_view)
 
 
-def _takes(name: str, key: str) -> bool:
-    config, _ = _defaults(name)
-    return key.removeprefix(f"{config.group}.") in _settings(name)
+def takes(name: str, key: str) -> bool:
+    """Whether `key`, with or without its group's prefix, can be set in `name`, or in some part of a team."""
+    return any(key.removeprefix(f"{_defaults(part)[0].group}.") in _settings(part) for part in name.split("+"))
+
+
+def group_settings(group: str) -> set[str]:
+    """Everything that can be set in some baseline of the group, as "group.field"."""
+    names = [name for name in _ENTRIES if _defaults(name)[0].group == group]
+    return {f"{group}.{field}" for name in names for field in _settings(name)}
 
 
 def settings(name: str, config: Any) -> dict[str, Any]:

@@ -113,6 +113,15 @@ def test_an_environment_may_have_baselines_of_its_own():
     assert labels == ["ippo", "short"], "an id stands for all of its rows"
 
 
+def test_settings_of_an_environment_pass_over_baselines_of_the_group_that_do_not_have_them():
+    environment = {"id": "stag_hunt", "set": {"ppo.beta": 2}}
+    rows = [{"id": "ippo"}, {"id": "advantage_alignment"}]
+    ippo, aligned = from_table(changed(environments=[environment], baselines=rows))
+    assert "beta" not in ippo.specification["set"] and aligned.specification["set"]["beta"] == 2
+    with pytest.raises(InputError, match=r"ppo\.beta"):
+        from_table(changed(environments=[{"id": "stag_hunt", "set": {"ppo.betta": 2}}], baselines=rows))
+
+
 def test_settings_of_an_environment_reach_the_parts_of_a_team():
     environment = {"id": "stag_hunt", "set": {"ppo.gamma": 0.1}}
     (team,) = from_table(changed(environments=[environment], baselines=[{"id": "ippo+always_defect"}]))

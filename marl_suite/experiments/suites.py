@@ -8,7 +8,7 @@
     id = "public_goods"
     env = {num_agents = 5}     # static settings
     params = {max_steps = 20}  # traced parameters
-    set = {"ppo.gamma" = 0.9}  # settings of every baseline of that group, here
+    set = {"ppo.gamma" = 0.9}  # settings of every baseline of that group that has them, here
     baselines = ["ippo team"]  # only these, by label or id; default: all
     [[baselines]]
     id = "ippo"
@@ -236,7 +236,9 @@ def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int,
         prefix = key.partition(".")[0]
         if prefix not in groups or "." not in key:
             raise InputError(f"set of {environment['id']} needs keys like 'ppo.gamma', with a group, got {key!r}")
-        if prefix in own_groups:
+        if key not in baselines.group_settings(prefix):
+            raise unknown_name(f"setting of {environment['id']}:", key, baselines.group_settings(prefix))
+        if prefix in own_groups and baselines.takes(baseline["id"], key):
             settings = {key: value} | settings
     return Cell(
         environment=environment["id"],

@@ -70,6 +70,8 @@ class SequenceNetwork(nn.Module):
     recurrent: bool = False
     activation: str = "tanh"
     head_gain: float = 1.0
+    use_bias: bool = True
+    """Of the head. A network of nothing but a head without bias is a table, when inputs are one-hot."""
 
     @nn.compact
     def __call__(self, memory: Any, inputs: jax.Array, reset: jax.Array) -> tuple[jax.Array, Any]:
@@ -90,7 +92,7 @@ class SequenceNetwork(nn.Module):
         if self.recurrent:
             _, x = _Recurrence(self.hidden_sizes[-1])(memory, (x, reset))
             memory = x
-        head = nn.Dense(self.num_outputs, kernel_init=_gaussian(self.head_gain))
+        head = nn.Dense(self.num_outputs, use_bias=self.use_bias, kernel_init=_gaussian(self.head_gain))
         return head(x), memory
 
     def initial_memory(self, *batch: int) -> Any:
