@@ -206,13 +206,17 @@ def _sweep(command: Sweep) -> None:
     from marl_suite.experiments.suites import load
 
     cells = load(command.suite)
-    names = [{cell.environment, cell.baseline, cell.label} for cell in cells]
+    names = [{cell.environment, cell.shown_as, cell.baseline, cell.label} for cell in cells]
     for wanted in command.only:
         if not any(wanted in name for name in names):
             raise unknown_name(f"name in suite {command.suite!r}:", wanted, set().union(*names))
-    games = set(command.only) & {cell.environment for cell in cells}
+    games = set(command.only) & {name for cell in cells for name in (cell.environment, cell.shown_as)}
     rows = set(command.only) - games
-    cells = [c for c in cells if (not games or c.environment in games) and (not rows or {c.baseline, c.label} & rows)]
+    cells = [
+        c
+        for c in cells
+        if (not games or {c.environment, c.shown_as} & games) and (not rows or {c.baseline, c.label} & rows)
+    ]
     _run(cells, command.out or f"runs/{Path(command.suite).stem}")
 
 

@@ -99,15 +99,19 @@ def _lines(root: Path, entries: list[dict]) -> tuple[dict[tuple, Curve], dict[tu
 
 
 def _styles(labels: list[str], learning: set[str]) -> dict[str, dict]:
-    """A colour for each learner; a grey dash pattern for each control."""
+    """A colour for each learner, broken lines in a second round of colours; a grey dash pattern for each control."""
     names = list(dict.fromkeys(labels))
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(n for n in names if n in learning)}
+    rounds, learners = ("-", (0, (4, 1.5))), [name for name in names if name in learning]
+    colours = {
+        name: {"color": _COLOURS[i % len(_COLOURS)], "linestyle": rounds[i // len(_COLOURS) % len(rounds)]}
+        for i, name in enumerate(learners)
+    }
     controls = [name for name in names if name not in learning]
     dashes = {name: {"color": "0.45", "linestyle": _DASHES[i % len(_DASHES)]} for i, name in enumerate(controls)}
-    return {name: {"color": colour} for name, colour in colours.items()} | dashes
+    return colours | dashes
 
 
 def _band(panel, steps: np.ndarray, values: np.ndarray, label: str, style: dict) -> None:
     points = np.array([stratified_bootstrap(column[:, None], resamples=500) for column in values.T])
     panel.plot(steps, points[:, 0], label=label, lw=1.8, **style)
-    panel.fill_between(steps, points[:, 1], points[:, 2], alpha=0.2, lw=0, **style)
+    panel.fill_between(steps, points[:, 1], points[:, 2], alpha=0.2, lw=0, color=style["color"])

@@ -25,7 +25,7 @@ def display() -> Iterator[tuple[Callable[[Cell, Chunk], None], Callable[[str], N
 
         def report(cell: Cell, chunk: Chunk) -> None:
             if cell.id not in running:
-                task = bars.add_task(f"{cell.environment} {cell.label}", total=chunk.num_chunks, rate="")
+                task = bars.add_task(f"{cell.shown_as} {cell.label}", total=chunk.num_chunks, rate="")
                 running[cell.id] = task, time.perf_counter(), chunk.env_steps
             task, since, first = running[cell.id]
             rate = (chunk.env_steps - first) * len(cell.seeds) / max(time.perf_counter() - since, 1e-9)

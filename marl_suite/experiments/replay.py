@@ -61,7 +61,10 @@ def evaluate_folder(root: Path, against: str = "", episodes: int = 512, greedy: 
     players = {name for cell, _, _ in loaded for name in cell.game.players}
     if against and against not in players:
         raise unknown_name("scripted player", against, players)
-    rows = [_row(*parts, against, episodes, greedy, seed) for parts in loaded]
+    rows = [
+        [entry["environment"], entry["label"], *_row(*parts, against, episodes, greedy, seed)]
+        for entry, parts in zip(entries, loaded, strict=True)
+    ]
     first = ["return against it", "its return"] if against else ["return per step", "equality"]
     return tables.markdown(tables.Table(["environment", "baseline", *first], rows, []))
 
@@ -76,4 +79,4 @@ def _row(
         shown = [results[against][name] if partners else None for name in ("own_per_step", "partner_per_step")]
     else:
         shown = [results["self_play"][name] for name in ("return_per_step", "equality")]
-    return [cell.environment, cell.label] + [tables.interval(None if v is None else np.asarray(v)) for v in shown]
+    return [tables.interval(None if v is None else np.asarray(v)) for v in shown]

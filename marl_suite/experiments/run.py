@@ -150,7 +150,7 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
     with store.locked(root):
         store.write_sweep(root, [_entry(cell) for cell in cells])
         for number, cell in enumerate(cells, start=1):
-            folder, where = store.CellFolder(root, cell.id), f"[{number}/{len(cells)}] {cell.environment} {cell.label}"
+            folder, where = store.CellFolder(root, cell.id), f"[{number}/{len(cells)}] {cell.shown_as} {cell.label}"
             if cell.impossible or folder.finished:
                 log(f"{where}: {cell.impossible or 'already finished'}")
                 continue
@@ -163,8 +163,8 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
 
 
 def _entry(cell: Cell) -> dict[str, Any]:
-    keys = ("id", "environment", "label", "impossible")
-    facts = {"exploiter": cell.game.exploiter, "mixed_team": cell.mixed_team}
+    keys = ("id", "label", "impossible")
+    facts = {"environment": cell.shown_as, "exploiter": cell.game.exploiter}
     headline = "first_agent_return_per_step" if opposed(cell.game) else "return_per_step"
     return {key: getattr(cell, key) for key in keys} | {"headline": headline} | facts
 

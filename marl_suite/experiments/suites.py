@@ -6,6 +6,7 @@
     best_response = 1e5        # steps that a best response to each policy learns for; 0 for none
     [[environments]]
     id = "public_goods"
+    label = "five givers"      # the game's name in the table; default: the id
     env = {num_agents = 5}     # static settings
     params = {max_steps = 20}  # traced parameters
     set = {"ppo.gamma" = 0.9}  # settings of every baseline of that group that has them, here
@@ -41,7 +42,7 @@ from marl_suite.training import plan
 
 _KEYS = {
     "suite": {"title", "steps", "seeds", "chunks", "episodes", "best_response", "environments", "baselines"},
-    "environment": {"id", "env", "params", "set", "steps", "seeds", "baselines"},
+    "environment": {"id", "label", "env", "params", "set", "steps", "seeds", "baselines"},
     "baseline": {"id", "label", "set", "steps"},
 }
 
@@ -61,6 +62,12 @@ class Cell:
     env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    game_label: str = ""  # the game's name in tables; default: the environment's
+
+    @property
+    def shown_as(self) -> str:
+        """The game's name in tables and figures."""
+        return self.game_label or self.environment
 
     @cached_property
     def game(self) -> Environment:
@@ -130,7 +137,7 @@ class Cell:
     def id(self) -> str:
         """The folder's name: readable, and different for every specification."""
         text = json.dumps(self.specification, sort_keys=True)
-        words = f"{self.environment}.{self.label}".replace(" ", "-")
+        words = f"{self.shown_as}.{self.label}".replace(" ", "-")
         safe = "".join(c if c.isalnum() or c in "._-=" else "_" for c in words)
         return f"{safe[:80]}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -249,5 +256,6 @@ def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int,
         env=environment.get("env", {}),
         params=environment.get("params", {}),
         set=settings,
+        game_label=environment.get("label", ""),
         **common,
     ).check()
