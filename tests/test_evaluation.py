@@ -156,8 +156,8 @@ def test_everybody_keeps_a_memory_of_their_own():
 
     mixed = evaluation.with_partner(counting(1), [counting(10), counting(100)], N, 1, 1)
     memory = tuple(jnp.zeros(1, jnp.int32) for _ in range(3))
-    for _ in range(2):
-        actions, memory, _ = mixed(memory, jnp.zeros((2, N, 5)), jax.random.key(0))
+    _, memory, _ = mixed(memory, jnp.zeros((2, N, 5)), jax.random.key(0))
+    actions, memory, _ = mixed(memory, jnp.zeros((2, N, 5)), jax.random.key(0))
     np.testing.assert_array_equal([m[0] for m in memory], [2, 20, 200])
     np.testing.assert_array_equal(actions, np.tile([1, 100, 1], (2, 1)))
 

@@ -1,6 +1,7 @@
 """LOQA: its opponent term against the loss of the paper, its action values, and what it learns."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ T, E, A = 7, 3, 4
 GAMMA, DECAY, BETA, TEMPERATURE = 0.9, 0.8, 0.7, 1.3
 
 
-def some_rollout(num_agents: int, seed: int = 0):
+def some_rollout(num_agents: int, seed: int = 0) -> Any:
     random = np.random.default_rng(seed)
     advantage = random.normal(size=(T, E, num_agents)).astype(np.float32)
     surprise = random.uniform(size=(T, E, num_agents)).astype(np.float32)
@@ -50,18 +51,17 @@ def test_the_past_counts_by_how_much_each_opponent_could_be_moved(num_agents):
 
 def test_two_rollouts_of_one_episode_are_one_rollout():
     advantage, surprise, reset = some_rollout(3)
-    rows = (advantage, surprise, reset)
     nothing = jnp.zeros((E, 3, 3))
-    whole, end = shape_opponents(*rows, nothing, BETA, GAMMA)
-    first, carried = shape_opponents(*(x[:5] for x in rows), nothing, BETA, GAMMA)
-    second, last = shape_opponents(*(x[5:] for x in rows), carried, BETA, GAMMA)
+    whole, end = shape_opponents(advantage, surprise, reset, nothing, BETA, GAMMA)
+    first, carried = shape_opponents(advantage[:5], surprise[:5], reset[:5], nothing, BETA, GAMMA)
+    second, last = shape_opponents(advantage[5:], surprise[5:], reset[5:], carried, BETA, GAMMA)
     np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-6)
     np.testing.assert_allclose(last, end, rtol=1e-6)
 
 
 def test_opponents_that_could_always_be_moved_alike_make_it_advantage_alignment():
     advantage, _, reset = some_rollout(3)
-    found, _ = shape_opponents(advantage, np.ones_like(advantage), reset, jnp.zeros((E, 3, 3)), BETA, GAMMA * DECAY)
+    found, _ = shape_opponents(advantage, jnp.ones_like(advantage), reset, jnp.zeros((E, 3, 3)), BETA, GAMMA * DECAY)
     # Alignment has one more gamma in front of its sum.
     expected, _ = align(advantage, reset, Past.nothing(E, 3), BETA / GAMMA, GAMMA, DECAY)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
@@ -91,8 +91,10 @@ def test_its_policy_gradient_is_that_of_the_papers_loss():
     taken = np.take_along_axis(np.asarray(jax.nn.softmax(q / TEMPERATURE)), action[:, 1:], 1)[:, 0]
     surprise = np.stack([np.full(T, np.nan), (1 - taken) / TEMPERATURE], axis=1)[:, None]
     surprise[..., 0] = 0.5  # one's own, which must not matter to oneself
-    reset = np.arange(T)[:, None] == 0
-    shaped, _ = shape_opponents(advantage[:, None], surprise, reset, jnp.zeros((1, 2, 2)), BETA, GAMMA * DECAY)
+    reset = jnp.arange(T)[:, None] == 0
+    shaped, _ = shape_opponents(
+        jnp.asarray(advantage[:, None]), jnp.asarray(surprise), reset, jnp.zeros((1, 2, 2)), BETA, GAMMA * DECAY
+    )
     theta = random.normal(size=(5, A)).astype(np.float32)
     expected = jax.grad(paper)(theta)
     found = jax.grad(lambda theta: jnp.sum(shaped[:, 0, 0] * log_prob(theta)))(theta)
@@ -110,7 +112,7 @@ def test_state_values_are_the_policys_mean_of_action_values_and_surprise_comes_f
     state = jax.tree.map(lambda x: x[0], fit.start())
     act = lambda *args: algorithm.act(state.learner, *args)  # noqa: E731
     _, trajectory, _ = collect(env, env.default_params, fit.learner(), act, state.rollout, jax.random.key(1))
-    estimates = algorithm.estimate(state.learner, trajectory)
+    estimates: Any = algorithm.estimate(state.learner, trajectory)
     for seat in range(2):
         critic, actor = (jax.tree.map(lambda x, s=seat: x[s], p) for p in (state.learner.critic, state.learner.actor))
         rows = (trajectory.observation[:, :, seat], jnp.zeros((6, 4), bool))

@@ -1,6 +1,7 @@
 """Mixed teams: several baselines in one game, frozen policies, past selves, best responses."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from probes import Reinforce
 
-from marl_suite.algorithm import env_spec
+from marl_suite.algorithm import Configuration, env_spec
 from marl_suite.baselines import registry
 from marl_suite.baselines.ppo import IPPO
 from marl_suite.baselines.scripted import Scripted
@@ -31,7 +32,7 @@ def test_a_team_is_named_by_its_parts():
 
 
 def test_a_number_addresses_one_part_alone():
-    team = registry.configuration("ippo+ippo", **{"1.ppo.lr": 3e-4, "ppo.gamma": 0.5})
+    team: Any = registry.configuration("ippo+ippo", **{"1.ppo.lr": 3e-4, "ppo.gamma": 0.5})
     assert [(part.lr, part.gamma) for part in team.parts] == [(1e-3, 0.5), (3e-4, 0.5)]
 
 
@@ -115,7 +116,7 @@ def test_a_best_response_finds_what_memory_one_strategies_leave_to_be_gained():
 
 
 # ---------------------------------------------------------------------- past selves
-def past_selves(**settings) -> PastSelves:
+def past_selves(**settings) -> Configuration:
     return registry.configuration("ippo+past_self", **SMALL, capacity=3, every=2, chunks=4, **settings)
 
 

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_quick_table_is_the_stored_one():
-    assert (ROOT / "benchmarks" / "results" / "quick" / "table.md").read_text() in README
+@pytest.mark.parametrize("table", ["quick/table.md", "opponent_shaping/table.md", "opponent_shaping/robustness.md"])
+def test_the_tables_are_the_stored_ones(table):
+    assert (ROOT / "benchmarks" / "results" / table).read_text() in README
 
 
 def test_the_python_example_runs(capsys):
