@@ -168,7 +168,7 @@ def _list(command: List) -> None:
     for kind in shown if command.what == "all" else (command.what,):
         print(f"{kind}:")
         for name, line in shown[kind]().items():
-            print(f"  {name:28s} {line}")
+            print(f"  {name:35s} {line}")
 
 
 def _train(command: Train) -> None:

@@ -22,11 +22,12 @@ def load_cell(root: Path, cell_id: str) -> tuple[Cell, Learner, PyTree]:
     """
     folder = store.CellFolder(root, cell_id)
     facts = folder.read("configuration.json")
-    names = ("environment", "baseline", "label", "steps", "chunks", "episodes", "best_response")
+    names = ("environment", "baseline", "label", "steps", "chunks", "episodes")
     env = {k: v for k, v in facts["env"].items() if k != "name"}
     cell = Cell(
         **{name: facts[name] for name in names},
         seeds=tuple(facts["seeds"]),
+        best_response=facts.get("best_response", 0),
         env=env,
         params=facts["params"],
         set=facts["set"],

@@ -46,7 +46,7 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
     scores, entries = _scores(root), store.read_sweep(root)
     for entry in entries:  # who takes most from cooperators has another name in every game
         cell = scores.get(entry["id"], {})
-        cell |= {("exploiter", metric): v for (kind, metric), v in cell.items() if kind == entry["exploiter"]}
+        cell |= {("exploiter", metric): v for (kind, metric), v in cell.items() if kind == entry.get("exploiter")}
     columns = _columns(scores)
     rows, notes = [], []
     for entry in entries:
