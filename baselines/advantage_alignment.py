@@ -145,25 +145,20 @@ class Aligned(PPO):
     config: Any  # AdvantageAlignment, or that of a subclass with a transform of its own
 
     @property
-    def whole(self) -> EnvSpec:
-        """The game with all its seats."""
-        return self.spec.joint or self.spec
-
-    @property
     def others(self) -> tuple[int, ...]:
         """The seats that others play."""
-        return tuple(i for i in range(self.whole.num_agents) if i not in self.spec.slots)
+        return tuple(i for i in range(self.spec.whole.num_agents) if i not in self.spec.slots)
 
     @property
     def partners(self) -> PPO:
-        return PartnerValues(self.config, restrict(self.whole, self.others))
+        return PartnerValues(self.config, restrict(self.spec.whole, self.others))
 
     def init(self, key: jax.Array) -> AlignedState:
         own, partners = super().init(key), self.init_partners(jax.random.fold_in(key, PARTNERS))
         return AlignedState(**vars(own), past=self.init_past(), partners=partners)
 
     def init_past(self) -> PyTree:
-        return Past.nothing(self.config.num_envs, self.whole.num_agents)
+        return Past.nothing(self.config.num_envs, self.spec.whole.num_agents)
 
     def init_partners(self, key: jax.Array) -> PPOState | None:
         return self.partners.init(key) if self.others else None
@@ -233,7 +228,7 @@ class GroupRelative(Aligned):
 
     @property
     def partners(self) -> PPO:
-        return GroupRelative(self.config, restrict(self.whole, self.others))
+        return GroupRelative(self.config, restrict(self.spec.whole, self.others))
 
     def appraise(self, state: PyTree, trajectory: Trajectory, key: jax.Array) -> tuple[Estimates, PyTree]:
         return self.partners.estimate(state, seats(trajectory, self.others, (), ())), None

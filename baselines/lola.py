@@ -189,11 +189,10 @@ class OpponentShaping:
     def init(self, key: jax.Array) -> LOLAState:
         keys = jax.random.split(key, 3)
         policy_optimiser, model_optimiser, critic_optimiser = self.optimisers
-        inputs, reset = jnp.zeros((1, 1, num_features(self.spec.observation_space))), jnp.zeros((1, 1), bool)
+        num_inputs = num_features(self.spec.observation_space)
 
         def params(network: SequenceNetwork, key: jax.Array, number: int) -> PyTree:
-            init = lambda key: network.init(key, network.initial_memory(1), inputs, reset)  # noqa: E731
-            return jax.vmap(init)(jax.random.split(key, number))
+            return jax.vmap(lambda key: network.fresh(key, num_inputs))(jax.random.split(key, number))
 
         policy = params(self.actor, keys[0], len(self.seats))
         model = params(self.actor, keys[1], len(self.seats)) if self.modelled else ()
@@ -236,13 +235,9 @@ class OpponentShaping:
         inputs, successors = (
             features(self.spec.observation_space, x) for x in (trajectory.observation, trajectory.next_observation)
         )
-        v_tm1, memories = self.apply(self.critic, critic, memory, inputs, trajectory.reset)
-        # All successors in one call, as a sequence of length one that goes on from each row's memory.
-        carried = jax.tree.map(lambda m: m.reshape(-1, *m.shape[2:]), memories)
-        rows = successors.reshape(1, -1, *successors.shape[2:])
-        v_t, _ = self.apply(self.critic, critic, carried, rows, jnp.zeros(rows.shape[:2], bool))
-        memory = jax.tree.map(lambda m: m[-1], memories)
-        return scale * v_tm1[..., 0], scale * v_t.reshape(v_tm1.shape)[..., 0], memory
+        apply = jax.vmap(self.critic.rows_and_successors, in_axes=(0, 1, 2, 2, None), out_axes=2)
+        v_tm1, v_t, memories = apply(critic, memory, inputs, successors, trajectory.reset)
+        return scale * v_tm1[..., 0], scale * v_t[..., 0], jax.tree.map(lambda m: m[-1], memories)
 
     def evaluate(self, critic: PyTree, memory: PyTree, trajectory: Trajectory) -> tuple[Batch, jax.Array, PyTree]:
         """A batch of play with its advantages, lambda returns [T, E, 2] and the critics' memory after it."""
@@ -398,17 +393,13 @@ class OpponentShaping:
         Raises:
             InputError: for another number of players than two, and for actions that are not discrete.
         """
-        spec, game = self.spec, self.spec.joint or self.spec
+        spec, game = self.spec, self.spec.whole
         if game.num_agents != 2:
             raise InputError(f"LOLA shapes one opponent, {spec.name} has {game.num_agents} agents")
         if not isinstance(spec.action_space, Discrete):
             raise InputError(f"LOLA needs discrete actions, those of {spec.name} are in {spec.action_space}")
-        return Learner(
-            init=self.init,
-            act=self.act,
-            policy=self.policy,
-            update=self.update,
-            memory=self.memory,
+        return Learner.of(
+            self,
             num_envs=self.config.num_envs,
             rollout_length=self.config.rollout_length,
             simulations=self.simulations,

@@ -109,7 +109,7 @@ class ActionValues(PPO):
     def estimate(self, state: PPOState, trajectory: Trajectory) -> Estimates:
         q_tm1, q_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, trajectory)
         pi_tm1, pi_t = self.policies(state, trajectory, (q_tm1, q_t))
-        estimates = self.appraised(trajectory, jnp.sum(pi_tm1 * q_tm1, -1), jnp.sum(pi_t * q_t, -1), memories)
+        estimates = self.estimates_from(trajectory, jnp.sum(pi_tm1 * q_tm1, -1), jnp.sum(pi_t * q_t, -1), memories)
         assumed = jax.nn.softmax(q_tm1 / self.config.temperature)
         taken = jnp.take_along_axis(assumed, trajectory.action[..., None], axis=-1)[..., 0]
         return ActionEstimates(**vars(estimates), surprise=(1.0 - taken) / self.config.temperature)
@@ -135,10 +135,10 @@ class OpponentAware(ActionValues, Aligned):
 
     @property
     def partners(self) -> PPO:
-        return PartnerActionValues(self.config, restrict(self.whole, self.others))
+        return PartnerActionValues(self.config, restrict(self.spec.whole, self.others))
 
     def init_past(self) -> PyTree:
-        num_agents = self.whole.num_agents
+        num_agents = self.spec.whole.num_agents
         return jnp.zeros((self.config.num_envs, num_agents, num_agents))
 
     def transform(self, estimates: ActionEstimates, reset: jax.Array, past: PyTree) -> tuple[jax.Array, PyTree]:

@@ -176,8 +176,7 @@ class PPO:
         return jax.vmap(one_set)(jax.random.split(key, self.num_sets))
 
     def init_network(self, network: SequenceNetwork, key: jax.Array) -> PyTree:
-        inputs, reset = jnp.zeros((1, 1, num_features(self.spec.observation_space))), jnp.zeros((1, 1), bool)
-        return network.init(key, network.initial_memory(1), inputs, reset)
+        return network.fresh(key, num_features(self.spec.observation_space))
 
     def init_critic(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """One set's critic and its memory [B, H]."""
@@ -223,14 +222,10 @@ class PPO:
         self, network: SequenceNetwork, params: PyTree, memory: PyTree, trajectory: Trajectory
     ) -> tuple[jax.Array, jax.Array, PyTree]:
         """A network's outputs [T, E, N, F] at every row and at its true successor, and its memory after every row."""
-        apply = jax.vmap(network.apply, (0, 0, 0, None))
-        inputs, reset = self.inputs(trajectory.observation), self.row_reset(trajectory)
-        rows, memories = apply(params, memory, inputs, reset)
-        # All successors in one call, as a sequence of length one that goes on from each row's memory.
-        successors = self.inputs(trajectory.next_observation).reshape(self.num_sets, 1, -1, inputs.shape[-1])
-        carried = jax.tree.map(lambda m: m.reshape(self.num_sets, -1, m.shape[-1]), memories)
-        following, _ = apply(params, carried, successors, jnp.zeros(successors.shape[1:3], bool))
-        return self.to_agents(rows), self.to_agents(following.reshape(rows.shape)), memories
+        inputs, successors = self.inputs(trajectory.observation), self.inputs(trajectory.next_observation)
+        apply = jax.vmap(network.rows_and_successors, (0, 0, 0, 0, None))
+        rows, following, memories = apply(params, memory, inputs, successors, self.row_reset(trajectory))
+        return self.to_agents(rows), self.to_agents(following), memories
 
     def advantages(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array) -> jax.Array:
         """Generalised advantages [T, E, N] from the values of each row's state and of its true successor."""
@@ -278,9 +273,11 @@ class PPO:
 
     def estimate(self, state: PPOState, trajectory: Trajectory) -> Estimates:
         """Values, targets and (normalised) advantages of a rollout."""
-        return self.appraised(trajectory, *self.values(state, trajectory))
+        return self.estimates_from(trajectory, *self.values(state, trajectory))
 
-    def appraised(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array, critic_memories: PyTree) -> Estimates:
+    def estimates_from(
+        self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array, critic_memories: PyTree
+    ) -> Estimates:
         """The estimates that follow from the values of each row's state and of its true successor."""
         advantage = self.advantages(trajectory, v_tm1, v_t)
         target = advantage + v_tm1
@@ -336,15 +333,7 @@ class PPO:
         config = self.config
         self.check_minibatches()
         num_outputs(self.spec.action_space)
-        return Learner(
-            init=self.init,
-            act=self.act,
-            policy=self.policy,
-            update=self.update,
-            memory=self.memory,
-            num_envs=config.num_envs,
-            rollout_length=config.rollout_length,
-        )
+        return Learner.of(self, num_envs=config.num_envs, rollout_length=config.rollout_length)
 
 
 def clipped_surrogate(log_ratio: jax.Array, advantage: jax.Array, clip: jax.Array | float) -> jax.Array:

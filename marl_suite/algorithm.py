@@ -49,6 +49,11 @@ class EnvSpec:
     slots: tuple[int, ...] = ()
     """The agents of the whole game that this learner controls, in the order of its own agent axis."""
 
+    @property
+    def whole(self) -> "EnvSpec":
+        """The game with all its agents."""
+        return self.joint or self
+
 
 def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
     """The specification of `env`."""
@@ -129,6 +134,12 @@ class Learner:
     def __post_init__(self):
         if self.num_envs % self.group_size:
             raise InputError(f"group_size {self.group_size} must divide num_envs {self.num_envs}")
+
+    @classmethod
+    def of(cls, algorithm: Any, **facts: Any) -> "Learner":
+        """The record of an object's methods `init`, `act`, `policy`, `update` and `memory`, and these facts."""
+        names = ("init", "act", "policy", "update", "memory")
+        return cls(**{name: getattr(algorithm, name) for name in names}, **facts)
 
     @property
     def steps_per_update(self) -> int:

@@ -43,7 +43,7 @@ class Frozen(Configuration):
 
     def build(self, spec: EnvSpec) -> Learner:
         """The policy in the seats `spec.slots`: it is shown, and acts for, these only."""
-        whole = spec.joint or spec
+        whole = spec.whole
         learner, slots = self.part.build(whole), np.asarray(spec.slots)
 
         def all_seats(x: jax.Array) -> jax.Array:
@@ -96,18 +96,15 @@ def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
         if len(values := {getattr(learner, fact) for learner in learning or learners}) > 1:
             raise InputError(f"composed learners must agree on {fact}, got {sorted(values)}")
     team, first = _Team(learners, slots), (learning or learners)[0]
-    return Learner(
-        init=team.init,
-        act=team.act,
-        policy=team.policy,
-        update=team.update if learning else no_update,
-        memory=team.memory,
+    learner = Learner.of(
+        team,
         num_envs=first.num_envs,
         rollout_length=first.rollout_length,
         group_size=first.group_size,
         needs_global_state=any(learner.needs_global_state for learner in learners),
         simulations=sum(learner.simulations for learner in learners),
     )
+    return learner if learning else dataclasses.replace(learner, update=no_update)
 
 
 class Composition(Configuration):

@@ -12,6 +12,8 @@ from marl_suite.envs.environment import Environment, PyTree
 from marl_suite.evaluation import evaluator
 from marl_suite.training import Fit
 
+BEST_RESPONSE = "best_response"
+"""The evaluation with it in one place."""
 RESPONDER = IPPO(lr=5e-3, num_envs=32, hidden_sizes=(32,))
 """Small and quick: what it finds is a lower bound on what can be gained."""
 

@@ -17,7 +17,7 @@ from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
 from marl_suite.evaluation import evaluator, opposed
 from marl_suite.experiments import store
-from marl_suite.experiments.best_response import best_response
+from marl_suite.experiments.best_response import BEST_RESPONSE, best_response
 from marl_suite.experiments.suites import Cell
 from marl_suite.training import Chunk, Fit, LoopState, returns_of
 
@@ -95,7 +95,7 @@ def _evaluate(cell: Cell, learner: Learner, state: PyTree) -> dict[str, dict[str
     evaluations = dict(evaluate(cell.game_params, state, keys))
     if population and cell.learns and cell.best_response:
         seeds = [seed + 1_000_000 for seed in cell.seeds]  # the responder is another player, with its own chances
-        evaluations["best_response"] = best_response(
+        evaluations[BEST_RESPONSE] = best_response(
             game, cell.game_params, cell.configuration, state, seeds, cell.best_response, cell.episodes
         )
     if cell.learns:

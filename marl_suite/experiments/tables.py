@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from marl_suite.evaluation import ANOTHER_SEED
 from marl_suite.experiments import store
+from marl_suite.experiments.best_response import BEST_RESPONSE
 from marl_suite.metrics.statistics import interquartile_mean, stratified_bootstrap
 
 _HEADINGS = {
@@ -73,9 +75,9 @@ def make_robustness(root: Path, intervals: bool = False) -> Table:
         InputError: when there are no results, or they cannot be read.
     """
     scores, entries = _scores(root), store.read_sweep(root)
-    found = dict.fromkeys(kind for cell in scores.values() for kind, metric in cell if metric == "partner_per_step")
-    ends = [name for name in ("another_seed", "best_response") if name in found]
-    partners = ends[:1] + sorted(set(found) - set(ends)) + ends[1:]
+    found = {kind for cell in scores.values() for kind, metric in cell if metric == "partner_per_step"}
+    place = {ANOTHER_SEED: -1, BEST_RESPONSE: 1}  # the scripted players stand between the two
+    partners = sorted(found, key=lambda name: (place.get(name, 0), name))
 
     def text(values: list[float]) -> str:
         return interval(values) if intervals else _number(float(interquartile_mean(np.asarray(values))))

@@ -95,6 +95,30 @@ class SequenceNetwork(nn.Module):
         head = nn.Dense(self.num_outputs, use_bias=self.use_bias, kernel_init=_gaussian(self.head_gain))
         return head(x), memory
 
+    def fresh(self, key: jax.Array, num_inputs: int) -> Any:
+        """Parameters for inputs of `num_inputs` features."""
+        return self.init(key, self.initial_memory(1), jnp.zeros((1, 1, num_inputs)), jnp.zeros((1, 1), bool))
+
+    def rows_and_successors(
+        self, params: Any, memory: Any, inputs: jax.Array, successors: jax.Array, reset: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Outputs [T, B, num_outputs] at every row and at its successor, and the memory after every row.
+
+        Args:
+            params: of the network.
+            memory: [B, H] before row 0, or empty.
+            inputs: [T, B, F].
+            successors: [T, B, F], each what truly followed its row, also where an episode ended.
+            reset: bool [T, B].
+        """
+        rows, memories = self.apply(params, memory, inputs, reset)
+        # All successors in one call, as a sequence of length one that goes on from each row's memory.
+        carried = jax.tree.map(lambda m: m.reshape(-1, m.shape[-1]), memories)
+        following, _ = self.apply(
+            params, carried, successors.reshape(1, -1, inputs.shape[-1]), jnp.zeros((1, reset.size), bool)
+        )
+        return rows, following.reshape(rows.shape), memories
+
     def initial_memory(self, *batch: int) -> Any:
         """A cleared memory `[*batch, H]`, or an empty tuple for a feed-forward network."""
         return jnp.zeros((*batch, self.hidden_sizes[-1])) if self.recurrent else ()
