@@ -1,7 +1,8 @@
 """Matrix games and n-player dilemmas: one simultaneous choice, played once or over and over.
 
 Every agent sees the last joint action in the first person and nothing older, so a policy of these games is a
-memory-one strategy; `marl_suite.games.repeated` gives the exact value of any such pair.
+memory-one strategy; `marl_suite.games.repeated` gives the exact value of any such pair. `TwoStepGame`, in which a
+choice leads to a matrix, stands apart.
 
 Where the payoffs come from:
 
@@ -11,6 +12,8 @@ Where the payoffs come from:
 * contribution: Zhao et al. (2022), Proximal LOLA: each pays 1 into a pot that grows by 1.33 and is shared.
 * m_fos: Lu et al. (2022), Model-Free Opponent Shaping.
 * magic: Xu et al. (2023), MAgIC, its three-player prisoner's dilemma.
+* climbing and penalty: Claus and Boutilier (1998), The dynamics of reinforcement learning in cooperative multiagent
+  systems, as repeated by Papoudakis et al. (2021), Benchmarking multi-agent deep RL algorithms in cooperative tasks.
 """
 
 import dataclasses
@@ -58,19 +61,20 @@ class RepeatedGame(Environment):
 
     num_actions: int
     one_shot: bool
+    repetitions: int = 50  # default number of steps
 
     def payoff(self, actions: jax.Array, params: PyTree) -> jax.Array:
         """Material payoff float32 [N] of one joint action int32 [N]."""
         raise NotImplementedError
 
-    def metrics(self, actions: jax.Array) -> Metrics:
+    def metrics(self, actions: jax.Array, params: PyTree) -> Metrics:
         """What one joint action says about the play: float32 [N] each."""
         raise NotImplementedError
 
     @property
     def default_steps(self) -> int:
-        """The default `max_steps`: 50, or 1 for a one-shot game."""
-        return 1 if self.one_shot else 50
+        """The default `max_steps`: `repetitions`, or 1 for a one-shot game."""
+        return 1 if self.one_shot else self.repetitions
 
     def action_space(self, params: PyTree = None) -> Discrete:
         return Discrete(self.num_actions)
@@ -88,7 +92,7 @@ class RepeatedGame(Environment):
         actions = actions.astype(jnp.int32)
         reward = self.payoff(actions, params).astype(jnp.float32)
         state = RepeatedGameState(last_actions=actions, time=state.time + 1)
-        return state, reward, jnp.asarray(self.one_shot), self.metrics(actions)
+        return state, reward, jnp.asarray(self.one_shot), self.metrics(actions, params)
 
     def is_truncated(self, state: RepeatedGameState, params: PyTree) -> jax.Array:
         """The clock of a repeated game; a one-shot game ends by its rules instead."""
@@ -117,6 +121,11 @@ def _symmetric(row: Any) -> np.ndarray:
     return np.stack([row, row.T])
 
 
+def _common(payoffs: Any) -> np.ndarray:
+    """[2, A, A] from [A, A]: both players get the cell."""
+    return np.stack([np.asarray(payoffs, np.float32)] * 2)
+
+
 def _dilemma(cc: float, cd: float, dc: float, dd: float) -> np.ndarray:
     """[2, 2, 2] from what a player gets for its own and the other's cooperation (c) or defection (d)."""
     return _symmetric([[cc, cd], [dc, dd]])
@@ -130,26 +139,37 @@ def _cyclic(stake: float) -> np.ndarray:
 _BACH_STRAVINSKY = np.array([[[3, 0], [0, 2]], [[2, 0], [0, 3]]], np.float32)
 
 
-def _frequencies(*names: str) -> Callable[[jax.Array, tuple[str, ...]], Metrics]:
+MetricsOfPlay: TypeAlias = Callable[[jax.Array, tuple[str, ...], jax.Array], Metrics]
+"""From a joint action int32 [2], the names of the actions and the payoffs float32 [2, A, A]."""
+
+
+def _frequencies(*names: str) -> MetricsOfPlay:
     """Who played action 0, 1, ... under these names, or under the actions' own where none are given."""
 
-    def metrics(actions: jax.Array, action_names: tuple[str, ...]) -> Metrics:
+    def metrics(actions: jax.Array, action_names: tuple[str, ...], payoffs: jax.Array) -> Metrics:
         return {name: (actions == a).astype(jnp.float32) for a, name in enumerate(names or action_names)}
 
     return metrics
 
 
-def _coordination(actions: jax.Array, action_names: tuple[str, ...]) -> Metrics:
+def _coordination(actions: jax.Array, action_names: tuple[str, ...], payoffs: jax.Array) -> Metrics:
     return {"coordination": jnp.broadcast_to(actions[0] == actions[1], (2,)).astype(jnp.float32)}
+
+
+def _optimality(actions: jax.Array, action_names: tuple[str, ...], payoffs: jax.Array) -> Metrics:
+    """Who got the most that its table has, and who played what."""
+    best = payoffs[:, actions[0], actions[1]] == payoffs.max(axis=(1, 2))
+    return {"optimal": best.astype(jnp.float32)} | _frequencies()(actions, action_names, payoffs)
 
 
 class _Game(NamedTuple):
     summary: str  # the game in one sentence
     actions: tuple[str, ...]  # their names; empty where their number is free
     presets: Mapping[str, Table]  # the first is the default
-    metrics: Callable[[jax.Array, tuple[str, ...]], Metrics]
+    metrics: MetricsOfPlay
     size: int  # the default number of actions
     is_dilemma: bool = False
+    repetitions: int = RepeatedGame.repetitions
 
 
 _GAMES: Mapping[str, _Game] = {
@@ -221,6 +241,22 @@ _GAMES: Mapping[str, _Game] = {
         _coordination,
         size=3,
     ),
+    "climbing": _Game(
+        "Common payoff: beside the best pair lie the heaviest losses, and safer pairs pay less.",
+        ("action_0", "action_1", "action_2"),
+        {"standard": _common([[11, -30, 0], [-30, 7, 0], [0, 6, 5]])},
+        _optimality,
+        size=3,
+        repetitions=25,
+    ),
+    "penalty": _Game(
+        "Common payoff: two best pairs, a penalty for mixing them up, and a safe pair that pays less.",
+        ("action_0", "action_1", "action_2"),
+        {f"k_{k}": _common([[k, 0, 10], [0, 2, 0], [10, 0, k]]) for k in (-100, -75, -50, -25, 0)},
+        _optimality,
+        size=3,
+        repetitions=25,
+    ),
     "matrix_game": _Game(
         "Any two-player matrix game; its payoffs are a parameter.",
         (),
@@ -257,23 +293,29 @@ class MatrixGame(RepeatedGame):
     * rock_paper_scissors: zero-sum and cyclic. Stake 1 ("standard") or 10 ("melting_pot").
     * pure_coordination: 1 for meeting ("melting_pot"), or a + 1 for meeting at action a ("rationalizable");
       any `num_actions`, 3 by default.
+    * climbing: both get [[11, -30, 0], [-30, 7, 0], [0, 6, 5]][a0][a1].
+    * penalty: both get [[k, 0, 10], [0, 2, 0], [10, 0, k]][a0][a1]. "k_-100", the default, "k_-75", "k_-50", "k_-25"
+      and "k_0".
     * matrix_game: any payoffs, given as the parameter `payoffs`; zeros and two actions by default.
 
     Sources: see the module's docstring. The "standard" stag hunt is this suite's: both equilibria are strict,
     and hare risk-dominates, as in Skyrms (2004), The Stag Hunt.
 
     Rules: both act at once; reward[i] = payoffs[i, a0, a1], in the table's units. A repeated game is
-    truncated after `max_steps` (50); a one-shot game terminates after its only step.
+    truncated after `max_steps` (50; 25 in climbing and penalty); a one-shot game terminates after its only step.
 
     Shapes: action int32, 0 .. A - 1, where 0 cooperates (stag, swerve, bach, heads, rock). Observation
     float32 [A * A + 1], one-hot: own * A + other of the last joint action, the last index at the start.
     Reward float32 [2]. Metrics float32 [2]: "cooperation" in dilemmas; "bach"; "heads"; "rock", "paper" and
-    "scissors"; "coordination" (both played the same); "action_0", ... for matrix_game.
+    "scissors"; "coordination" (both played the same); "action_0", ... for matrix_game, climbing and penalty; in these
+    two also "optimal" (the highest payoff there is).
 
     Deviations: LOLA's own games show both agents the index 2 * a0 + a1; here each reads its own action first,
     so that one strategy means the same for either. Pax tells the end of an inner episode by a start symbol
     without ending the episode; here it is an episode. Horizons differ between sources (100 to 200 steps), 50
-    is in no table.
+    is in no table. In climbing and penalty Papoudakis et al. show a constant; here the last joint action shows. Their
+    penalty table, used here, is that of Claus and Boutilier with one agent's actions in reverse, who have 10 on the
+    diagonal. Neither has a default k.
 
     Raises:
         InputError: for an unknown name or preset, another number of agents than two, or a number of actions
@@ -298,12 +340,13 @@ class MatrixGame(RepeatedGame):
             raise InputError(f"{self.name}: num_actions must be {game.size}, got {num_actions}")
         at_least(f"{self.name}: num_actions", num_actions, 2)
         one_of(f"{self.name}: payoffs", payoffs, tuple(game.presets))
-        # Resolved here, so that equal games compare equal. The last two belong to the game, not to the class.
+        # Resolved here, so that equal games compare equal. The last three belong to the game, not to the class.
         resolved = {
             "num_actions": num_actions,
             "payoffs": payoffs,
             "mixed_motive": game.is_dilemma,
             "exploiter": "always_defect" if game.is_dilemma else None,
+            "repetitions": game.repetitions,
         }
         for field, value in resolved.items():
             object.__setattr__(self, field, value)
@@ -339,8 +382,8 @@ class MatrixGame(RepeatedGame):
         index = jnp.where(own == NOT_YET, start, own * self.num_actions + other)
         return jax.nn.one_hot(index, start + 1)
 
-    def metrics(self, actions: jax.Array) -> Metrics:
-        return _GAMES[self.name].metrics(actions, self.action_names)
+    def metrics(self, actions: jax.Array, params: MatrixGameParams) -> Metrics:
+        return _GAMES[self.name].metrics(actions, self.action_names, jnp.asarray(params.payoffs))
 
     @property
     def players(self) -> Mapping[str, Player]:
@@ -356,6 +399,91 @@ def _look_up(table: tuple[int, ...]) -> Player:
     """The player that answers the one-hot observation `k` with `table[k]`."""
     actions = np.asarray(table, np.float32)
     return lambda observation, key: jnp.sum(observation * actions).astype(jnp.int32)
+
+
+# ---------------------------------------------------------------------- a choice between two tables
+class TwoStepState(struct.PyTreeNode):
+    """Where the game stands."""
+
+    stage: jax.Array  # int32 [], 0 at the start, then 1 for matrix 2A or 2 for matrix 2B
+
+
+class TwoStepParams(struct.PyTreeNode):
+    """The numbers of the two-step game."""
+
+    payoffs: np.ndarray  # float32 [2, 2, 2]: [m, a0, a1] is what both get in matrix m, 2A or 2B
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStepGame(Environment):
+    """Common payoff in two steps: the first agent picks a matrix, a safe one or one that pays coordination more.
+
+    Source: Rashid et al. (2018), QMIX, section 5, and its longer form (2020), JMLR 21.
+
+    Rules: in step 1 agent 0's action picks the matrix, 0 for 2A and 1 for 2B; agent 1's does nothing and nobody is
+    paid. In step 2 both get the cell of the matrix, 7 everywhere in 2A and [[0, 1], [1, 8]] in 2B, and the game
+    terminates; it has no clock. The best return is 8, the safe one 7.
+
+    Shapes: action int32, 0 or 1. Observation float32 [3], one-hot, and the same for both: start, 2A, 2B; it stays at
+    the matrix when the game is over. The global state is that one-hot, once. Reward float32 [2]. Metrics, scalar:
+    "risky" (2B was picked) and "optimal" (both got the highest payoff there is), shares of episodes.
+
+    Deviations: none.
+
+    Raises:
+        InputError: for another number of agents than two.
+    """
+
+    name: str = "two_step"
+    num_agents: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_agents != 2:
+            raise InputError(f"{self.name}: num_agents must be 2, got {self.num_agents}")
+
+    @property
+    def default_params(self) -> TwoStepParams:
+        return TwoStepParams(payoffs=np.array([[[7, 7], [7, 7]], [[0, 1], [1, 8]]], np.float32))
+
+    def observation_space(self, params: PyTree = None) -> Box:
+        return Box(0, 1, (3,))
+
+    def action_space(self, params: PyTree = None) -> Discrete:
+        return Discrete(2)
+
+    def initial_state(self, key: jax.Array, params: PyTree) -> TwoStepState:
+        return TwoStepState(stage=jnp.zeros((), jnp.int32))
+
+    def transition(
+        self, key: jax.Array, state: TwoStepState, actions: jax.Array, params: TwoStepParams
+    ) -> tuple[TwoStepState, jax.Array, jax.Array, Metrics]:
+        del key  # the rules are deterministic
+        payoffs = jnp.asarray(params.payoffs, jnp.float32)
+        terminated = state.stage > 0
+        cell = payoffs[state.stage - 1, actions[0], actions[1]]  # of no meaning in step 1
+        stage = jnp.where(terminated, state.stage, 1 + actions[0].astype(jnp.int32))
+        optimal = terminated & (cell == payoffs.max())
+        metrics = {"risky": (stage == 2).astype(jnp.float32), "optimal": optimal.astype(jnp.float32)}
+        reward = jnp.broadcast_to(jnp.where(terminated, cell, 0), (2,))
+        return TwoStepState(stage=stage), reward, terminated, metrics
+
+    def is_truncated(self, state: TwoStepState, params: PyTree) -> jax.Array:
+        return jnp.zeros((), bool)
+
+    def observe(self, state: TwoStepState, params: PyTree) -> jax.Array:
+        return jnp.tile(self.global_state(state), (2, 1))
+
+    def global_state(self, state: TwoStepState, params: PyTree = None) -> jax.Array:
+        return jax.nn.one_hot(state.stage, 3)
+
+    def derived_metrics(self, means: Metrics) -> Metrics:
+        """Means per step become shares of episodes: "optimal" counts one of the two steps, "risky" both."""
+        return means | {"optimal": 2 * means["optimal"]}
+
+    @property
+    def players(self) -> Mapping[str, Player]:
+        """`random`; `safe` and `risky` always play 0 and 1, so that a pair of them gets 7 or 8."""
+        return {"random": random_player(self), "safe": _look_up((0, 0, 0)), "risky": _look_up((1, 1, 1))}
 
 
 # ---------------------------------------------------------------------- n players
@@ -387,7 +515,7 @@ class NPlayerDilemma(RepeatedGame):
         """float32 [N]: how much of what it could give each agent gives, 0 .. 1."""
         return 1 - actions.astype(jnp.float32) / (self.num_actions - 1)
 
-    def metrics(self, actions: jax.Array) -> Metrics:
+    def metrics(self, actions: jax.Array, params: PyTree) -> Metrics:
         return {"cooperation": self.contribution(actions)}
 
     @property

@@ -92,10 +92,13 @@ for _name in (
     "matching_pennies",
     "rock_paper_scissors",
     "pure_coordination",
+    "climbing",
+    "penalty",
     "matrix_game",
 ):
     register(_name, f"{_MATRIX}:MatrixGame")
 for _name in ("public_goods", "n_player_prisoners_dilemma", "volunteers_dilemma"):
     register(_name, f"{_MATRIX}:{''.join(part.title() for part in _name.split('_'))}")
+register("two_step", f"{_MATRIX}:TwoStepGame")
 register("coin_game", "marl_suite.envs.coin_game:CoinGame")
 register("coin_game_two_coins", "marl_suite.envs.coin_game:CoinGame", rules="two_coins")

@@ -20,6 +20,8 @@ MATRIX_GAMES = (
     "matching_pennies",
     "rock_paper_scissors",
     "pure_coordination",
+    "climbing",
+    "penalty",
     "matrix_game",
 )
 N_PLAYER_GAMES = ("public_goods", "n_player_prisoners_dilemma", "volunteers_dilemma")
@@ -28,7 +30,12 @@ TWO_BY_TWO_DILEMMAS = ("prisoners_dilemma", "stag_hunt", "chicken")
 
 def joint_actions(env):
     """Every joint action [A**N, N], the first agent's slowest."""
-    return np.array(list(itertools.product(range(env.num_actions), repeat=env.num_agents)), np.int32)
+    return np.array(list(itertools.product(range(env.action_space().n), repeat=env.num_agents)), np.int32)
+
+
+def penalty_table(k):
+    """What both get after 00, 01, 02, 10, ..."""
+    return [(k, k), (0, 0), (10, 10), (0, 0), (2, 2), (0, 0), (10, 10), (0, 0), (k, k)]
 
 
 def first_steps(env, params=None, actions=None):
@@ -87,6 +94,12 @@ def play(env, actions, params=None):
         ),
         ("pure_coordination", "melting_pot", [(int(a == b),) * 2 for a in range(3) for b in range(3)]),
         ("pure_coordination", "rationalizable", [(a + 1 if a == b else 0,) * 2 for a in range(3) for b in range(3)]),
+        (
+            "climbing",
+            "standard",
+            [(11, 11), (-30, -30), (0, 0), (-30, -30), (7, 7), (0, 0), (0, 0), (6, 6), (5, 5)],
+        ),
+        *(("penalty", f"k_{k}", penalty_table(k)) for k in (-100, -75, -50, -25, 0)),
         ("matrix_game", "zeros", [(0, 0)] * 4),
     ],
 )
@@ -103,6 +116,8 @@ def test_every_joint_action_pays_what_the_published_table_says(name, preset, exp
         ("matching_pennies", "lola"),
         ("rock_paper_scissors", "standard"),
         ("pure_coordination", "melting_pot"),
+        ("climbing", "standard"),
+        ("penalty", "k_-100"),
         ("n_player_prisoners_dilemma", "linear"),
     ],
 )
@@ -134,10 +149,118 @@ def test_pure_coordination_takes_any_number_of_actions():
     np.testing.assert_array_equal(rewards(ranked, actions=actions), [(5, 5), (0, 0)])
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "actions", "expected"),
+    [  # the returns that benchmarks of 25 repetitions tell apart
+        ("penalty", {"payoffs": "k_0"}, (0, 2), 250),
+        ("penalty", {"payoffs": "k_-25"}, (2, 0), 250),
+        ("penalty", {}, (1, 1), 50),
+        ("penalty", {}, (2, 2), -2500),
+        ("climbing", {}, (0, 0), 275),
+        ("climbing", {}, (1, 1), 175),
+        ("climbing", {}, (2, 1), 150),
+        ("climbing", {}, (2, 2), 125),
+    ],
+)
+def test_constant_play_of_the_common_payoff_games_returns_what_benchmarks_report(name, settings, actions, expected):
+    _, _, reward, terminated, truncated, _ = play(make(name, **settings), [actions] * 25)
+    np.testing.assert_array_equal(reward.sum(axis=0), [expected, expected])
+    assert not np.any(terminated)
+    np.testing.assert_array_equal(np.flatnonzero(truncated), [24])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [  # 25 times the sum of the nine cells over nine
+        ("climbing", {}, -31 / 9 * 25),
+        ("penalty", {}, -178 / 9 * 25),
+        ("penalty", {"payoffs": "k_0"}, 22 / 9 * 25),
+    ],
+)
+def test_random_play_of_the_common_payoff_games_is_worth_the_mean_cell(name, settings, expected):
+    env = make(name, **settings)
+    worth = rewards(env).mean(axis=0) * env.default_params.max_steps
+    np.testing.assert_allclose(worth, [expected, expected], rtol=1e-6)
+    actions = np.random.default_rng(0).integers(0, 3, (25 * 2000, 2))
+    returns = np.asarray(play(env, actions)[2][:, 0]).reshape(2000, 25).sum(axis=1)
+    assert returns.mean() == pytest.approx(expected, abs=4 * returns.std() / np.sqrt(2000))
+
+
+def test_optimal_play_is_measured_against_the_payoffs_that_are_played():
+    env = make("penalty", payoffs="k_0")
+    payoffs = env.default_params.payoffs.copy()
+    payoffs[:, 1, 1] = 12
+    optimal = first_steps(env, env.make_params(payoffs=payoffs))[5]["metrics"]["optimal"]
+    np.testing.assert_array_equal(optimal, [[a == b == 1] * 2 for a in range(3) for b in range(3)])
+
+
 def test_changing_the_default_payoffs_in_place_leaves_the_game_alone():
     env = make("prisoners_dilemma")
     env.default_params.payoffs[:] = 7
     np.testing.assert_array_equal(env.default_params.payoffs[0], [[-1, -3], [0, -2]])
+
+
+# ---------------------------------------------------------------------- the two-step game
+def two_steps(params=None):
+    """The outcome of both steps [16, 2, ...] of all sixteen sequences, and the sequences [16, 2, N]."""
+    env = make("two_step")
+    sequences = np.array(list(itertools.product((0, 1), repeat=4)), np.int32).reshape(16, 2, 2)
+    return sequences, jax.jit(jax.vmap(lambda actions: play(env, actions, params)))(sequences)
+
+
+def test_the_two_step_game_pays_the_chosen_matrix_to_both_and_terminates_at_step_two():
+    sequences, (_, _, reward, terminated, truncated, _) = two_steps()
+    expected = [7 if first == 0 else {0: 0, 1: 1, 2: 8}[a + b] for (first, _), (a, b) in sequences.tolist()]
+    np.testing.assert_array_equal(reward[:, 0], 0)
+    np.testing.assert_array_equal(reward[:, 1], np.stack([expected, expected], axis=1))
+    np.testing.assert_array_equal(terminated, [[False, True]] * 16)
+    assert not np.any(truncated)
+    assert sorted(expected) == [0] * 2 + [1] * 4 + [7] * 8 + [8] * 2
+
+
+def test_the_two_step_game_shows_both_agents_its_state_and_starts_again():
+    env = make("two_step")
+    start, state = env.reset(jax.random.key(0))
+    np.testing.assert_array_equal(start, [[1, 0, 0]] * 2)
+    np.testing.assert_array_equal(env.global_state(state), [1, 0, 0])
+    sequences, (observation, state, _, _, _, info) = two_steps()
+    matrix = [[[0, 0, 1]] * 2 if first else [[0, 1, 0]] * 2 for first in sequences[:, 0, 0]]
+    np.testing.assert_array_equal(observation[:, 0], matrix)
+    np.testing.assert_array_equal(info["final_observation"][:, 1], matrix)
+    np.testing.assert_array_equal(observation[:, 1], [start] * 16)
+    np.testing.assert_array_equal(state.stage, [(1 + first, 0) for first in sequences[:, 0, 0]])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(env.global_state))(state), observation[:, :, 0])
+
+
+def test_the_two_step_game_plays_the_payoffs_it_is_given():
+    env = make("two_step")
+    payoffs = np.arange(8, dtype=np.float32).reshape(2, 2, 2)[::-1]
+    sequences, (_, _, reward, _, _, info) = two_steps(env.make_params(payoffs=payoffs))
+    expected = [(0 if first else 4) + 2 * a + b for (first, _), (a, b) in sequences.tolist()]
+    np.testing.assert_array_equal(reward[:, 1], np.stack([expected, expected], axis=1))
+    np.testing.assert_array_equal(info["metrics"]["optimal"][:, 1], np.array(expected) == 7)
+
+
+def test_metrics_of_the_two_step_game_are_shares_of_episodes():
+    env = make("two_step")
+    sequences, outcome = two_steps()
+    shares = env.derived_metrics(jax.tree.map(lambda x: x.mean(axis=1), outcome[5]["metrics"]))
+    np.testing.assert_array_equal(shares["risky"], sequences[:, 0, 0])
+    np.testing.assert_array_equal(shares["optimal"], [s[0, 0] == s[1, 0] == s[1, 1] == 1 for s in sequences])
+    assert not env.mixed_motive
+
+
+@pytest.mark.parametrize(("name", "expected"), [("safe", 7), ("risky", 8)])
+def test_pairs_of_a_scripted_player_of_the_two_step_game_get_the_safe_or_the_best_return(name, expected):
+    env = make("two_step")
+    player = env.players[name]
+    observation, state = env.reset(jax.random.key(0))
+    total = 0
+    for _ in range(2):
+        actions = jax.vmap(player, in_axes=(0, None))(observation, jax.random.key(0))
+        observation, state, reward, *_ = env.step(jax.random.key(0), state, actions)
+        total += reward
+    np.testing.assert_array_equal(total, [expected, expected])
 
 
 # ---------------------------------------------------------------------- public goods
@@ -287,9 +410,9 @@ def test_a_one_shot_game_terminates_at_once_and_never_truncates(name):
     np.testing.assert_array_equal(observation, np.stack([env.reset(jax.random.key(0))[0]] * 3))
 
 
-def test_horizons_default_to_fifty_steps_and_to_one_when_one_shot():
+def test_horizons_default_to_fifty_or_twenty_five_steps_and_to_one_when_one_shot():
     for name in (*MATRIX_GAMES, *N_PLAYER_GAMES):
-        assert make(name).default_params.max_steps == 50
+        assert make(name).default_params.max_steps == (25 if name in ("climbing", "penalty") else 50)
         assert make(name, one_shot=True).default_params.max_steps == 1
 
 
@@ -306,6 +429,9 @@ def test_horizons_default_to_fifty_steps_and_to_one_when_one_shot():
         ("pure_coordination", (2, 2), {"coordination": [1, 1]}),
         ("pure_coordination", (2, 1), {"coordination": [0, 0]}),
         ("matrix_game", (1, 0), {"action_0": [0, 1], "action_1": [1, 0]}),
+        ("climbing", (0, 0), {"optimal": [1, 1], "action_0": [1, 1], "action_1": [0, 0], "action_2": [0, 0]}),
+        ("climbing", (1, 1), {"optimal": [0, 0], "action_0": [0, 0], "action_1": [1, 1], "action_2": [0, 0]}),
+        ("penalty", (2, 0), {"optimal": [1, 1], "action_0": [0, 1], "action_1": [0, 0], "action_2": [1, 0]}),
         ("n_player_prisoners_dilemma", (0, 1, 0), {"cooperation": [1, 0, 1]}),
         ("volunteers_dilemma", (0, 1, 1, 1, 1), {"cooperation": [1, 0, 0, 0, 0]}),
     ],
@@ -339,6 +465,7 @@ def test_scripted_players_of_dilemmas_follow_their_decision_tables(name):
         ("matching_pennies", ["always_heads", "always_tails"]),
         ("rock_paper_scissors", ["always_rock", "always_paper", "always_scissors"]),
         ("pure_coordination", []),
+        ("climbing", ["always_action_0", "always_action_1", "always_action_2"]),
         ("matrix_game", []),
     ],
 )
@@ -393,6 +520,7 @@ def test_only_dilemmas_are_mixed_motive_and_their_exploiter_is_a_player():
         ("prisoners_dilemma", {}),
         ("matching_pennies", {"one_shot": True}),
         ("public_goods", {"num_levels": 3}),
+        ("penalty", {"payoffs": "k_0", "one_shot": True}),
     ],
 )
 def test_the_environment_contract_is_kept(name, settings):
@@ -418,6 +546,12 @@ def test_jitted_play_equals_play_op_by_op(name):
         ("n_player_prisoners_dilemma", {"payoffs": "linar"}, "closest: 'linear'"),
         ("n_player_prisoners_dilemma", {"payoffs": "pax", "num_agents": 4}, "num_agents 3, got 4; closest: 'linear'"),
         ("prisoners_dilemma", {"num_agents": 3}, "num_agents must be 2, got 3"),
+        ("penalty", {"payoffs": "k_100"}, "closest: 'k_-100'"),
+        ("climbing", {"num_actions": 2}, "climbing: num_actions must be 3, got 2"),
+        ("two_step", {"num_agents": 3}, "two_step: num_agents must be 2, got 3"),
+        ("two_step", {"payoff": 1}, "setting of two_step"),
+        ("climbin", {}, "did you mean 'climbing'"),
+        ("twostep", {}, "did you mean 'two_step'"),
         ("prisoners_dilemma", {"num_actions": 3}, "num_actions must be 2, got 3"),
         ("matrix_game", {"num_actions": 1}, "num_actions must be at least 2, got 1"),
         ("matrix_game", {"num_actions": -2}, "num_actions must be at least 2, got -2"),
@@ -442,6 +576,8 @@ def test_an_unknown_matrix_game_is_refused_with_the_nearest_name():
         ("stag_hunt", {}, {"max_steps": 0}, "max_steps must be at least 1, got 0"),
         ("stag_hunt", {"one_shot": True}, {"max_steps": 5}, "max_steps of a one_shot game must be at most 1, got 5"),
         ("matrix_game", {}, {"payoffs": [[1, 2], [3, 4]]}, r"payoffs must have shape \(2, 2, 2\)"),
+        ("two_step", {}, {"payoffs": [[7, 7], [1, 8]]}, r"payoffs must have shape \(2, 2, 2\)"),
+        ("two_step", {}, {"max_steps": 3}, "parameter of two_step"),
         ("public_goods", {}, {"endowment": -1}, "endowment must be at least 0"),
         ("public_goods", {}, {"multiplication_factor": -1}, "multiplication_factor must be at least 0"),
         ("volunteers_dilemma", {}, {"cost": -0.1}, "cost must be at least 0"),
