@@ -35,7 +35,7 @@ from marl_suite.envs.spaces import Discrete
 from marl_suite.learning import returns
 from marl_suite.learning.dice import loaded_dice, num_episodes
 from marl_suite.learning.distributions import Distribution, policy_distribution
-from marl_suite.learning.networks import ACTIVATIONS, SequenceNetwork, features, num_features
+from marl_suite.learning.networks import ACTIVATIONS, SequenceNetwork
 
 
 class LOLA(Configuration):
@@ -149,8 +149,10 @@ class OpponentShaping:
     # ------------------------------------------------------------------ parts
     def network(self, num_outputs: int, scale: float) -> SequenceNetwork:
         config = self.config
-        sizes = config.hidden_sizes
-        return SequenceNetwork(num_outputs, sizes, config.recurrent, config.activation, scale, use_bias=bool(sizes))
+        space, sizes = self.spec.observation_space, config.hidden_sizes
+        return SequenceNetwork(
+            space, num_outputs, sizes, config.recurrent, config.activation, scale, use_bias=bool(sizes)
+        )
 
     @property
     def actor(self) -> SequenceNetwork:
@@ -170,18 +172,17 @@ class OpponentShaping:
         make = optax.adam if config.optimiser == "adam" else optax.sgd
         return make(config.lr), optax.adam(config.model_lr), optax.adam(config.value_lr)
 
-    def apply(self, network: SequenceNetwork, params: PyTree, memory: PyTree, inputs: jax.Array, reset: jax.Array):
-        """Outputs [T, E, S, ...] and memory [T, E, S, H] of S networks, each on its column of inputs [T, E, S, F]."""
+    def apply(self, network: SequenceNetwork, params: PyTree, memory: PyTree, observation: PyTree, reset: jax.Array):
+        """Outputs [T, E, S, ...] and memory [T, E, S, H] of S networks, each on its column of [T, E, S, ...]."""
         # A lookahead keeps the graphs of all its batches; what fills them is rather computed again.
         apply = jax.checkpoint(network.apply) if self.config.recurrent else network.apply
-        return jax.vmap(apply, in_axes=(0, 1, 2, None), out_axes=2)(params, memory, inputs, reset)
+        return jax.vmap(apply, in_axes=(0, 1, 2, None), out_axes=2)(params, memory, observation, reset)
 
     def distribution(
         self, policies: PyTree, memory: PyTree, observation: PyTree, reset: jax.Array, mask: jax.Array | None
     ) -> tuple[Distribution, PyTree]:
         """Policies [T, E, S] of S seats on observations [T, E, S, ...], and their memory after every row."""
-        inputs = features(self.spec.observation_space, observation)
-        outputs, memory = self.apply(self.actor, policies, memory, inputs, reset)
+        outputs, memory = self.apply(self.actor, policies, memory, observation, reset)
         logits = jnp.concatenate([outputs, jnp.zeros_like(outputs[..., :1])], axis=-1)
         return policy_distribution(self.spec.action_space, logits, mask), memory
 
@@ -189,10 +190,9 @@ class OpponentShaping:
     def init(self, key: jax.Array) -> LOLAState:
         keys = jax.random.split(key, 3)
         policy_optimiser, model_optimiser, critic_optimiser = self.optimisers
-        num_inputs = num_features(self.spec.observation_space)
 
         def params(network: SequenceNetwork, key: jax.Array, number: int) -> PyTree:
-            return jax.vmap(lambda key: network.fresh(key, num_inputs))(jax.random.split(key, number))
+            return jax.vmap(network.fresh)(jax.random.split(key, number))
 
         policy = params(self.actor, keys[0], len(self.seats))
         model = params(self.actor, keys[1], len(self.seats)) if self.modelled else ()
@@ -232,11 +232,9 @@ class OpponentShaping:
     def values(self, critic: PyTree, memory: PyTree, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, PyTree]:
         """V(o_t) and V of the true successor [T, E, 2], and the critics' memory after the last row [E, 2, H]."""
         scale = jnp.sum(self.config.gamma ** jnp.arange(self.config.rollout_length))
-        inputs, successors = (
-            features(self.spec.observation_space, x) for x in (trajectory.observation, trajectory.next_observation)
-        )
         apply = jax.vmap(self.critic.rows_and_successors, in_axes=(0, 1, 2, 2, None), out_axes=2)
-        v_tm1, v_t, memories = apply(critic, memory, inputs, successors, trajectory.reset)
+        rows, successors = trajectory.observation, trajectory.next_observation
+        v_tm1, v_t, memories = apply(critic, memory, rows, successors, trajectory.reset)
         return scale * v_tm1[..., 0], scale * v_t[..., 0], jax.tree.map(lambda m: m[-1], memories)
 
     def evaluate(self, critic: PyTree, memory: PyTree, trajectory: Trajectory) -> tuple[Batch, jax.Array, PyTree]:

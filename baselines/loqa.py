@@ -103,11 +103,15 @@ class ActionValues(PPO):
         """pi(a|s) [T, E, N, A] at every row and at its successor, `q` being the action values there."""
         del q
         memory = jax.tree.map(lambda m: self.to_streams(m[None])[:, 0], trajectory.memory)
-        rows, following, _ = self.outputs(self.actor, state.actor, memory, trajectory)
-        return [jax.nn.softmax(x) for x in (rows, following)]
+        rows, successors = self.inputs(trajectory.observation), self.inputs(trajectory.next_observation)
+        reset = self.row_reset(trajectory.reset)
+        outputs = self.outputs(self.actor, state.actor, memory, rows, successors, reset)
+        return [jax.nn.softmax(x) for x in outputs[:2]]
 
     def estimate(self, state: PPOState, trajectory: Trajectory) -> Estimates:
-        q_tm1, q_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, trajectory)
+        rows, successors = self.critic_inputs(trajectory)
+        reset = self.row_reset(trajectory.reset)
+        q_tm1, q_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, rows, successors, reset)
         pi_tm1, pi_t = self.policies(state, trajectory, (q_tm1, q_t))
         estimates = self.estimates_from(trajectory, jnp.sum(pi_tm1 * q_tm1, -1), jnp.sum(pi_t * q_t, -1), memories)
         assumed = jax.nn.softmax(q_tm1 / self.config.temperature)
@@ -116,7 +120,7 @@ class ActionValues(PPO):
 
     def value_loss(self, critic: PyTree, batch: Batch) -> jax.Array:
         memory = jax.tree.map(lambda m: m[0], batch.critic_memory)
-        q, _ = self.critic.apply(critic, memory, batch.observation, batch.reset)
+        q, _ = self.critic.apply(critic, memory, batch.critic_input, batch.reset)
         taken = jnp.take_along_axis(q, batch.action[..., None], axis=-1)[..., 0]
         return squared_error(taken, batch.value, batch.target, clip=None)
 

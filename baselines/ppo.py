@@ -14,7 +14,7 @@ Where the clock cuts an episode the advantage bootstraps from the value of the t
 """
 
 import dataclasses
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import chex
 import jax
@@ -27,7 +27,8 @@ from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.learning import returns
 from marl_suite.learning.distributions import Distribution, num_outputs, policy_distribution
-from marl_suite.learning.networks import ACTIVATIONS, SequenceNetwork, features, num_features
+from marl_suite.learning.networks import ACTIVATIONS, ENCODERS, SequenceNetwork
+from marl_suite.learning.population import Population
 
 
 class IPPO(Configuration):
@@ -48,8 +49,10 @@ class IPPO(Configuration):
     minibatches: int = static(4)  # the streams are split, never time
     hidden_sizes: tuple[int, ...] = static((64, 64))
     activation: str = static("tanh")
+    encoder: str = static("flat")  # what grids pass through first
     recurrent: bool = static(False)  # a GRU after the dense layers
     share_parameters: bool = static(False)
+    agent_id: bool = static(False)  # shown to the networks, beside the observation
     normalise_advantages: bool = static(True)  # per agent, over the whole batch
     clip_value: bool = static(True)
     anneal: bool = static(True)  # learning rate falls linearly to zero over the run
@@ -59,6 +62,7 @@ class IPPO(Configuration):
 
     def check(self) -> None:
         one_of("ppo.activation", self.activation, ACTIVATIONS)
+        one_of("ppo.encoder", self.encoder, tuple(ENCODERS))
         for field in ("num_envs", "rollout_length", "epochs", "minibatches"):
             at_least(f"ppo.{field}", getattr(self, field), 1)
         for field in (
@@ -100,7 +104,8 @@ class Estimates(struct.PyTreeNode):
 class Batch(struct.PyTreeNode):
     """One parameter set's rollout."""
 
-    observation: jax.Array  # [T, B, F]
+    observation: PyTree  # [T, B, ...] what the actor sees
+    critic_input: PyTree  # [T, B, ...] what the critic sees
     action: jax.Array  # [T, B, ...]
     action_mask: jax.Array | None  # bool [T, B, A]
     reset: jax.Array  # bool [T, B]
@@ -113,44 +118,12 @@ class Batch(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class PPO:
+class PPO(Population):
     """The algorithm for one game; its methods are the learner's pure functions. `config` may hold traced numbers."""
 
-    config: IPPO
-    spec: EnvSpec
-
-    # ------------------------------------------------------------------ shapes
-    @property
-    def num_sets(self) -> int:
-        """P, the number of parameter sets."""
-        return 1 if self.config.share_parameters else self.spec.num_agents
-
-    @property
-    def num_streams(self) -> int:
-        """B, the streams of experience of each parameter set."""
-        return self.config.num_envs * self.spec.num_agents // self.num_sets
-
-    def to_streams(self, x: jax.Array) -> jax.Array:
-        """[T, E, N, ...] -> [P, T, B, ...]: the experience of each parameter set."""
-        if self.config.share_parameters:
-            return x.reshape(1, x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
-        return jnp.moveaxis(x, 2, 0)
-
-    def to_agents(self, x: jax.Array) -> jax.Array:
-        """[P, T, B, ...] -> [T, E, N, ...], the inverse of `to_streams`."""
-        if self.config.share_parameters:
-            return x[0].reshape(x.shape[1], -1, self.spec.num_agents, *x.shape[3:])
-        return jnp.moveaxis(x, 0, 2)
-
-    def inputs(self, observation: PyTree) -> jax.Array:
-        """Observations [T, E, N, ...] -> network inputs [P, T, B, F]."""
-        return self.to_streams(features(self.spec.observation_space, observation))
+    config: Any  # IPPO, or that of a subclass
 
     # ------------------------------------------------------------------ parts
-    def network(self, num_outputs: int, head_gain: float) -> SequenceNetwork:
-        config = self.config
-        return SequenceNetwork(num_outputs, config.hidden_sizes, config.recurrent, config.activation, head_gain)
-
     @property
     def actor(self) -> SequenceNetwork:
         return self.network(num_outputs(self.spec.action_space), head_gain=0.01)
@@ -170,17 +143,14 @@ class PPO:
     def init(self, key: jax.Array) -> PPOState:
         def one_set(key: jax.Array) -> PPOState:
             actor_key, critic_key = jax.random.split(key)
-            actor, (critic, memory) = self.init_network(self.actor, actor_key), self.init_critic(critic_key)
+            actor, (critic, memory) = self.actor.fresh(actor_key), self.init_critic(critic_key)
             return PPOState(actor, critic, self.optimiser.init((actor, critic)), memory)
 
         return jax.vmap(one_set)(jax.random.split(key, self.num_sets))
 
-    def init_network(self, network: SequenceNetwork, key: jax.Array) -> PyTree:
-        return network.fresh(key, num_features(self.spec.observation_space))
-
     def init_critic(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """One set's critic and its memory [B, H]."""
-        return self.init_network(self.critic, key), self.critic.initial_memory(self.num_streams)
+        return self.critic.fresh(key), self.critic.initial_memory(self.num_streams)
 
     def memory(self, num_envs: int) -> PyTree:
         return self.actor.initial_memory(num_envs, self.spec.num_agents)
@@ -189,12 +159,8 @@ class PPO:
         self, actor: PyTree, memory: PyTree, observation: PyTree, mask: jax.Array | None
     ) -> tuple[Distribution, PyTree]:
         """The policies [E, N] at one step, and the memory [E, N, H] after it."""
-        inputs = self.inputs(jax.tree.map(lambda x: x[None], observation))
-        memory = jax.tree.map(lambda m: self.to_streams(m[None])[:, 0], memory)
-        no_reset = jnp.zeros(inputs.shape[1:3], bool)  # the loop has cleared the memory already
-        outputs, memory = jax.vmap(self.actor.apply, (0, 0, 0, None))(actor, memory, inputs, no_reset)
-        memory = jax.tree.map(lambda m: self.to_agents(m)[0], memory)
-        return policy_distribution(self.spec.action_space, self.to_agents(outputs)[0], mask), memory
+        outputs, memory = self.one_step(self.actor, actor, memory, observation)
+        return policy_distribution(self.spec.action_space, outputs, mask), memory
 
     def act(self, state: PPOState, memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
         distribution, memory = self.distribution(state.actor, memory, observation, mask)
@@ -209,23 +175,30 @@ class PPO:
         return act
 
     # ------------------------------------------------------------------ learning
-    def row_reset(self, trajectory: Trajectory) -> jax.Array:
-        """bool [T, B]"""
-        return jnp.repeat(trajectory.reset, self.num_streams // self.config.num_envs, axis=1)
+    def critic_inputs(self, trajectory: Trajectory) -> tuple[PyTree, PyTree]:
+        """What the critics see of every row and of its true successor, [P, T, B, ...]."""
+        return self.inputs(trajectory.observation), self.inputs(trajectory.next_observation)
 
     def values(self, state: PPOState, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, PyTree]:
         """V(o_t) and V of the true successor [T, E, N], and the critic's memory after every row [P, T, B, H]."""
-        v_tm1, v_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, trajectory)
+        rows, successors = self.critic_inputs(trajectory)
+        reset = self.row_reset(trajectory.reset)
+        v_tm1, v_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, rows, successors, reset)
         return v_tm1[..., 0], v_t[..., 0], memories
 
     def outputs(
-        self, network: SequenceNetwork, params: PyTree, memory: PyTree, trajectory: Trajectory
+        self,
+        network: SequenceNetwork,
+        params: PyTree,
+        memory: PyTree,
+        rows: PyTree,
+        successors: PyTree,
+        reset: jax.Array,
     ) -> tuple[jax.Array, jax.Array, PyTree]:
-        """A network's outputs [T, E, N, F] at every row and at its true successor, and its memory after every row."""
-        inputs, successors = self.inputs(trajectory.observation), self.inputs(trajectory.next_observation)
+        """Outputs [T, E, N, F] at every row and at its successor, and the memory after every row [P, T, B, H]."""
         apply = jax.vmap(network.rows_and_successors, (0, 0, 0, 0, None))
-        rows, following, memories = apply(params, memory, inputs, successors, self.row_reset(trajectory))
-        return self.to_agents(rows), self.to_agents(following), memories
+        outputs, following, memories = apply(params, memory, rows, successors, reset)
+        return self.to_agents(outputs), self.to_agents(following), memories
 
     def advantages(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array) -> jax.Array:
         """Generalised advantages [T, E, N] from the values of each row's state and of its true successor."""
@@ -250,7 +223,7 @@ class PPO:
     def value_loss(self, critic: PyTree, batch: Batch) -> jax.Array:
         """One critic's regression on the return estimates."""
         memory = jax.tree.map(lambda m: m[0], batch.critic_memory)
-        value, _ = self.critic.apply(critic, memory, batch.observation, batch.reset)
+        value, _ = self.critic.apply(critic, memory, batch.critic_input, batch.reset)
         clip = self.config.clip if self.config.clip_value else None
         return squared_error(value[..., 0], batch.value, batch.target, clip)
 
@@ -290,9 +263,10 @@ class PPO:
         self, state: StateT, trajectory: Trajectory, estimates: Estimates, key: jax.Array
     ) -> tuple[StateT, Metrics]:
         """All epochs on a rollout, towards higher probability of actions with a high `estimates.advantage`."""
-        reset = self.row_reset(trajectory)
+        reset = self.row_reset(trajectory.reset)
         batch = Batch(
             observation=self.inputs(trajectory.observation),
+            critic_input=self.critic_inputs(trajectory)[0],
             action=self.to_streams(trajectory.action),
             action_mask=jax.tree.map(self.to_streams, trajectory.action_mask),
             reset=jnp.broadcast_to(reset, (self.num_sets, *reset.shape)),

@@ -1,17 +1,15 @@
-"""Environments around environments: what agents are rewarded for is chosen here, never inside a game.
-
-A reward view is one pure function, payoff [N] -> reward [N], entered in `_VIEWS`.
-"""
+"""Environments around environments: what agents are rewarded for is chosen here, never inside a game."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from flax import struct
 
 from marl_suite.envs.environment import Environment, Metrics, Player, PyTree
-from marl_suite.envs.errors import unknown_name
+from marl_suite.envs.errors import InputError, unknown_name
+from marl_suite.envs.reward_views import numbers_of, read_view
 from marl_suite.envs.spaces import Space
 
 _FACTS = ("name", "num_agents", "version", "mixed_motive", "exploiter", "masks_actions")
@@ -22,7 +20,8 @@ class Wrapper(Environment):
     """The environment `env`, unchanged: the base of those that change one thing about it.
 
     `step` is the base class's, over the wrapped `step_env` and `reset_env`, so a subclass that changes a step
-    overrides `step_env` and is right for every environment, also one with a `step_env` of its own.
+    overrides `step_env` and is right for every environment, also one with a `step_env` of its own. One with more to
+    its parameters or state says in `inner_params` and `inner_state` what of them is the wrapped environment's.
     """
 
     env: Environment
@@ -30,6 +29,14 @@ class Wrapper(Environment):
     def __post_init__(self) -> None:
         for fact in _FACTS:  # copied once: properties cannot override class variables
             object.__setattr__(self, fact, getattr(self.env, fact))
+
+    def inner_params(self, params: PyTree) -> PyTree:
+        """The wrapped environment's part of the parameters."""
+        return params
+
+    def inner_state(self, state: PyTree) -> PyTree:
+        """The wrapped environment's part of the state."""
+        return state
 
     @property
     def default_params(self) -> PyTree:
@@ -47,102 +54,166 @@ class Wrapper(Environment):
         return self.env.make_params(**overrides)
 
     def check_params(self, params: PyTree) -> None:
-        self.env.check_params(params)
+        self.env.check_params(self.inner_params(params))
 
     def derived_metrics(self, means: Metrics) -> Metrics:
         return self.env.derived_metrics(means)
 
     def observation_space(self, params: PyTree = None) -> Space:
-        return self.env.observation_space(params)
+        return self.env.observation_space(self.inner_params(params))
 
     def action_space(self, params: PyTree = None) -> Space:
-        return self.env.action_space(params)
+        return self.env.action_space(self.inner_params(params))
 
     def initial_state(self, key: jax.Array, params: PyTree) -> PyTree:
-        return self.env.initial_state(key, params)
+        return self.env.initial_state(key, self.inner_params(params))
 
     def transition(
         self, key: jax.Array, state: PyTree, actions: jax.Array, params: PyTree
     ) -> tuple[PyTree, jax.Array, jax.Array, Metrics]:
-        return self.env.transition(key, state, actions, params)
+        return self.env.transition(key, self.inner_state(state), actions, self.inner_params(params))
 
     def observe(self, state: PyTree, params: PyTree) -> PyTree:
-        return self.env.observe(state, params)
+        return self.env.observe(self.inner_state(state), self.inner_params(params))
 
     def is_truncated(self, state: PyTree, params: PyTree) -> jax.Array:
-        return self.env.is_truncated(state, params)
+        return self.env.is_truncated(self.inner_state(state), self.inner_params(params))
 
     def action_mask(self, state: PyTree, params: PyTree = None) -> jax.Array:
-        return self.env.action_mask(state, params)
+        return self.env.action_mask(self.inner_state(state), self.inner_params(params))
 
     def global_state(self, state: PyTree, params: PyTree = None) -> jax.Array:
-        return self.env.global_state(state, params)
+        return self.env.global_state(self.inner_state(state), self.inner_params(params))
 
     def stage_payoffs(self, params: PyTree = None) -> jax.Array | None:
-        return self.env.stage_payoffs(params)
+        return self.env.stage_payoffs(self.inner_params(params))
 
     def reset_env(self, key: jax.Array, params: PyTree) -> tuple[PyTree, PyTree]:
-        return self.env.reset_env(key, params)
+        return self.env.reset_env(key, self.inner_params(params))
 
     def step_env(
         self, key: jax.Array, state: PyTree, actions: jax.Array, params: PyTree
     ) -> tuple[PyTree, PyTree, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-        return self.env.step_env(key, state, actions, params)
+        return self.env.step_env(key, self.inner_state(state), actions, self.inner_params(params))
 
 
-def _individual(payoff: jax.Array) -> jax.Array:
-    """Each agent is rewarded with its own payoff: r_i = p_i."""
-    return payoff
+class ViewedParams(struct.PyTreeNode):
+    """The parameters of a game under a reward view."""
+
+    game: PyTree  # the game's own
+    view: PyTree  # the `View`, with its numbers
 
 
-def _team(payoff: jax.Array) -> jax.Array:
-    """Each agent is rewarded with the sum of all payoffs: r_i = sum_j p_j."""
-    return jnp.full_like(payoff, payoff.sum())
+class ViewedState(struct.PyTreeNode):
+    """The state of a game under a reward view."""
 
-
-_VIEWS: dict[str, Callable[[jax.Array], jax.Array]] = {"individual": _individual, "team": _team}
-
-REWARD_VIEWS: dict[str, str] = {name: view.__doc__ or "" for name, view in _VIEWS.items()}
-"""What every reward view does, by name."""
+    game: PyTree  # the game's own
+    trace: PyTree  # what the view remembers of this episode, () where that is nothing
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardView(Wrapper):
-    """`env` with the rewards of `view`, a function of the step's material payoffs: reward = view(payoff), [N] -> [N].
+    """`env` with the rewards of `view`, a function of material payoffs that text names (see `read_view`).
 
     `info["payoff"]` stays the material payoff, so that welfare is measured alike under every view, and a view of
-    a view replaces the inner one. Only `step` and `step_env` show the view; `transition` is the game's own.
+    a view replaces the inner one. Its parameters are `ViewedParams`, so that the view's numbers can be swept; where
+    the game's own are given instead, the numbers are those of the text.
 
     Raises:
-        InputError: for an unknown view.
+        InputError: for a text that `read_view` refuses, or a lone agent, who has nobody to be compared with.
     """
 
     view: str
 
     def __post_init__(self) -> None:
+        if isinstance(self.env, RewardView):
+            object.__setattr__(self, "env", self.env.env)
         super().__post_init__()
-        if self.view not in _VIEWS:
-            raise unknown_name("reward view", self.view, _VIEWS)
+        read_view(self.view)
+        if self.num_agents < 2:
+            raise InputError(f"reward view {self.view!r} needs two agents or more, {self.name} has {self.num_agents}")
+
+    @property
+    def default_params(self) -> ViewedParams:
+        return ViewedParams(self.env.default_params, read_view(self.view))
+
+    def make_params(self, **overrides: Any) -> ViewedParams:
+        """The default parameters with some of the game's, or some of the view's numbers, replaced.
+
+        A name that both have is the game's; the view's is then in the text alone.
+
+        Raises:
+            InputError: for a name that neither has, or a value that the one that has it does not allow.
+        """
+        view = read_view(self.view)
+        games = {field.name for field in dataclasses.fields(self.env.default_params)}
+        for name in overrides:
+            if name not in (known := games | {*numbers_of(view)}):
+                raise unknown_name(f"parameter of {self.name} or its reward view {view.name}:", name, known)
+        numbers = {name: overrides.pop(name) for name in list(overrides) if name not in games}
+        return ViewedParams(self.env.make_params(**overrides), view.with_numbers(**numbers))
+
+    def check_params(self, params: PyTree) -> None:
+        super().check_params(params)
+        viewed_params(self, params).view.check()
+
+    def inner_params(self, params: PyTree) -> PyTree:
+        return viewed_params(self, params).game
+
+    def inner_state(self, state: ViewedState) -> PyTree:
+        return state.game
+
+    def initial_state(self, key: jax.Array, params: PyTree) -> ViewedState:
+        return self._begin(super().initial_state(key, params), params)
+
+    def transition(
+        self, key: jax.Array, state: ViewedState, actions: jax.Array, params: PyTree
+    ) -> tuple[ViewedState, jax.Array, jax.Array, Metrics]:
+        game, payoff, terminated, metrics = super().transition(key, state, actions, params)
+        reward, trace = viewed_params(self, params).view(payoff, state.trace)
+        return ViewedState(game, trace), reward, terminated, metrics
+
+    def reset_env(self, key: jax.Array, params: PyTree) -> tuple[PyTree, ViewedState]:
+        observation, game = super().reset_env(key, params)
+        return observation, self._begin(game, params)
 
     def step_env(
-        self, key: jax.Array, state: PyTree, actions: jax.Array, params: PyTree
-    ) -> tuple[PyTree, PyTree, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-        observation, state, _, terminated, truncated, info = super().step_env(key, state, actions, params)
-        return observation, state, _VIEWS[self.view](info["payoff"]), terminated, truncated, info
+        self, key: jax.Array, state: ViewedState, actions: jax.Array, params: PyTree
+    ) -> tuple[PyTree, ViewedState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        observation, game, _, terminated, truncated, info = super().step_env(key, state, actions, params)
+        reward, trace = viewed_params(self, params).view(info["payoff"], state.trace)
+        return observation, ViewedState(game, trace), reward, terminated, truncated, info
 
     def stage_payoffs(self, params: PyTree = None) -> jax.Array | None:
-        payoffs = super().stage_payoffs(params)
-        if payoffs is None:
+        """As the game's, but of rewards; None under views with memory, where a joint action has no one reward."""
+        view, payoffs = viewed_params(self, params).view, super().stage_payoffs(params)
+        if payoffs is None or jax.tree.leaves(view.initial(self.num_agents)):
             return None
         joint = payoffs.reshape(self.num_agents, -1)
-        return jax.vmap(_VIEWS[self.view], in_axes=1, out_axes=1)(joint).reshape(payoffs.shape)
+        return jax.vmap(view.reward, in_axes=1, out_axes=1)(joint).reshape(payoffs.shape)
+
+    def _begin(self, game: PyTree, params: PyTree) -> ViewedState:
+        return ViewedState(game, viewed_params(self, params).view.initial(self.num_agents))
+
+
+def viewed_params(env: Environment, params: PyTree = None) -> PyTree:
+    """The parameters of `env` from those of its game, its defaults when None: under a `RewardView` with the numbers of
+    its text, in other environments as they are. `ViewedParams` stay too, unless they are of another view."""
+    params = env.default_params if params is None else params
+    if not isinstance(env, RewardView):
+        return params
+    view = read_view(env.view)
+    if not isinstance(params, ViewedParams):
+        return ViewedParams(params, view)
+    return params if type(params.view) is type(view) else params.replace(view=view)
 
 
 def reward_view(env: Environment, view: str) -> Environment:
-    """`env` with the rewards of the view called `view`, one of `REWARD_VIEWS`; `env` itself for "individual".
+    """`env` with the rewards of the view that `view` names; `env` itself for "individual", and for a lone agent, whose
+    payoff is everybody's.
 
     Raises:
-        InputError: for an unknown view.
+        InputError: for a text that `read_view` refuses.
     """
-    viewed = RewardView(env, view)
-    return env if view == "individual" else viewed
+    named = read_view(view)
+    return env if named.name == "individual" or env.num_agents == 1 else RewardView(env, view)

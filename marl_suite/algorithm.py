@@ -39,6 +39,8 @@ class EnvSpec:
     action_space: Space
     global_state_size: int
     mixed_motive: bool
+    masks_actions: bool = False
+    """Whether actions are ever forbidden, so that rows have action masks."""
     num_updates: int = 1
     """How many updates the run will make, for schedules."""
     players: tuple[tuple[str, Callable], ...] = ()
@@ -66,6 +68,7 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
         action_space=env.action_space(params),
         global_state_size=global_state.shape[0],
         mixed_motive=env.mixed_motive,
+        masks_actions=env.masks_actions,
         num_updates=num_updates,
         players=tuple(env.players.items()),
         stage_payoffs=env.stage_payoffs(params),
@@ -84,6 +87,7 @@ class Trajectory(struct.PyTreeNode):
     truncated: jax.Array  # bool [T, E] the clock ended the episode with this row: its next state keeps its value
     reset: jax.Array  # bool [T, E] this row is the first of an episode
     next_observation: PyTree  # [T, E, N, ...] the true successor, before any reset
+    next_action_mask: jax.Array | None  # bool [T, E, N, A], of the true successor
     global_state: jax.Array | None  # float32 [T, E, S], None unless the learner asks for it
     next_global_state: jax.Array | None  # float32 [T, E, S], the true successor
     memory: PyTree  # [E, N, ...] the policy's memory before row 0
@@ -130,6 +134,14 @@ class Learner:
     """How many times one update calls `simulate`; each call is counted as T * E environment steps."""
     group_size: int = 1
     """Environments that share one random key (common random numbers); divides `num_envs`."""
+    warm_up: int = 0
+    """Rollouts collected and only absorbed, before the first update."""
+    absorb: Callable[[PyTree, Trajectory], PyTree] = lambda state, trajectory: state
+    """(state, trajectory) -> state that remembers it: how warm-up fills a replay buffer."""
+    buffer_bytes: int = 0
+    """What the learner's replay buffer holds in memory, per seed."""
+    trained: Callable[[PyTree], PyTree] = lambda state: state
+    """state -> what of it policies need: a replay buffer stays behind when training is over."""
 
     def __post_init__(self):
         if self.num_envs % self.group_size:
@@ -144,7 +156,12 @@ class Learner:
     @property
     def steps_per_update(self) -> int:
         """Environment steps that one update costs, simulated ones included."""
-        return self.num_envs * self.rollout_length * (1 + self.simulations)
+        return self.steps_per_rollout * (1 + self.simulations)
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Environment steps of one rollout."""
+        return self.num_envs * self.rollout_length
 
 
 def static(default: Any) -> Any:
@@ -159,7 +176,8 @@ class Configuration(struct.PyTreeNode):
     """The prefix accepted before a key on the command line, as in `ppo.lr`."""
 
     reward_view: str = static("individual")
-    """What the learner is paid, a function of everybody's payoffs (`marl_suite.envs.wrappers`)."""
+    """What agents are paid, a function of everybody's payoffs such as "team" or "self_interest:s=0.3" (see
+    `marl_suite.envs.reward_views`)."""
 
     @property
     def summary(self) -> str:

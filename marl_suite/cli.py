@@ -22,9 +22,9 @@ Pairs = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, tyro.conf.arg(me
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Show the environments, baselines and suites there are."""
+    """Show the environments, baselines, reward views and suites there are."""
 
-    what: Positional[Literal["environments", "baselines", "suites", "all"]] = "all"
+    what: Positional[Literal["environments", "baselines", "views", "suites", "all"]] = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Train:
     steps: float = 1e6
     """environment steps per seed"""
     set: Pairs = ()
-    """settings of the baseline, as in ppo.lr=3e-4,1e-3 or reward_view=team"""
+    """settings of the baseline, as in ppo.lr=3e-4,1e-3 or reward_view=team or reward_view=self_interest:s=0.3"""
     env: Pairs = ()
     """static settings of the environment, as in num_agents=5"""
     params: Pairs = ()
@@ -158,11 +158,13 @@ def _fail(message: str, code: int) -> None:
 def _list(command: List) -> None:
     from marl_suite.baselines import registry as baselines
     from marl_suite.envs import registry as environments
+    from marl_suite.envs.reward_views import REWARD_VIEWS
     from marl_suite.experiments.suites import builtin_suites
 
     shown = {
         "environments": lambda: {name: environments.describe(name) for name in environments.registered()},
         "baselines": lambda: {name: baselines.describe(name) for name in baselines.registered()},
+        "views": lambda: {name: view.summary() for name, view in REWARD_VIEWS.items()},
         "suites": builtin_suites,
     }
     for kind in shown if command.what == "all" else (command.what,):

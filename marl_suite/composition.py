@@ -30,9 +30,8 @@ from marl_suite.envs.errors import InputError
 
 def frozen(learner: Learner, state: PyTree) -> Learner:
     """`learner` with its parameters fixed at `state`: it acts and never learns."""
-    return dataclasses.replace(
-        learner, init=lambda key: state, update=no_update, simulations=0, needs_global_state=False
-    )
+    shapes = {fact: getattr(learner, fact) for fact in ("num_envs", "rollout_length", "group_size")}
+    return Learner(lambda key: state, learner.act, learner.policy, memory=learner.memory, **shapes)
 
 
 class Frozen(Configuration):
@@ -101,6 +100,10 @@ def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
         num_envs=first.num_envs,
         rollout_length=first.rollout_length,
         group_size=first.group_size,
+        warm_up=max(learner.warm_up for learner in learners),
+        absorb=team.absorb,
+        trained=team.trained,
+        buffer_bytes=sum(learner.buffer_bytes for learner in learners),
         needs_global_state=any(learner.needs_global_state for learner in learners),
         simulations=sum(learner.simulations for learner in learners),
     )
@@ -130,10 +133,11 @@ class Composition(Configuration):
         assignment = self.assignment or tuple(min(i, len(self.parts) - 1) for i in range(spec.num_agents))
         if len(assignment) != spec.num_agents:
             raise InputError(f"{spec.name} has {spec.num_agents} agents, the assignment is {assignment}")
-        if views := {part.reward_view for part in self.parts} - {self.reward_view}:
-            raise InputError(f"composed learners share one reward view, {self.reward_view!r}, got {sorted(views)}")
         slots = _slots(assignment, len(self.parts))
         learners = [part.build(restrict(spec, s)) for part, s in zip(self.parts, slots, strict=True)]
+        learning = (part for part, learner in zip(self.parts, learners, strict=True) if learner.update is not no_update)
+        if views := {part.reward_view for part in learning} - {self.reward_view}:
+            raise InputError(f"composed learners share one reward view, {self.reward_view!r}, got {sorted(views)}")
         return compose(learners, assignment)
 
 
@@ -194,6 +198,14 @@ class _Team:
         """What part `index` sees of the whole game's trajectory."""
         return seats(trajectory, self.slots[index], trajectory.memory[index], trajectory.record[index])
 
+    def absorb(self, state: tuple[PyTree, ...], trajectory: Trajectory) -> tuple[PyTree, ...]:
+        """Every part remembers what it saw."""
+        parts = enumerate(zip(self.learners, state, strict=True))
+        return tuple(learner.absorb(s, self.part(trajectory, i)) for i, (learner, s) in parts)
+
+    def trained(self, state: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(learner.trained(s) for learner, s in zip(self.learners, state, strict=True))
+
     def update(
         self, state: tuple[PyTree, ...], trajectory: Trajectory, key: jax.Array, simulate: Simulate
     ) -> tuple[tuple[PyTree, ...], Metrics]:
@@ -217,7 +229,7 @@ class _Team:
 
 def seats(trajectory: Trajectory, slots: Sequence[int], memory: PyTree, record: PyTree) -> Trajectory:
     """What the agents `slots` saw and did in the whole game's trajectory, with their own memory and record."""
-    names = ("observation", "action", "action_mask", "reward", "next_observation")
+    names = ("observation", "action", "action_mask", "reward", "next_observation", "next_action_mask")
     columns = {name: _columns(getattr(trajectory, name), slots, axis=2) for name in names}
     return trajectory.replace(**columns, memory=memory, record=record, joint=trajectory)
 

@@ -50,6 +50,8 @@ class PastSelves(Configuration):
         if spec.num_agents < 2 or spec.joint is not None:
             raise InputError(f"past selves need another seat to play in; {spec.name} has one agent here")
         learner = self.part.build(restrict(spec, (0,)))
+        if learner.buffer_bytes:
+            raise InputError("past_self keeps whole learners, which is too much for one with a replay buffer")
         size, odd = divmod(learner.num_envs, self.chunks)
         if odd or size % learner.group_size:
             raise InputError(

@@ -69,12 +69,15 @@ def collect(
     """
     initial_memory = learner.memory(learner.num_envs) if cleared is None else cleared
 
+    def action_mask(env_state: PyTree) -> jax.Array | None:
+        return jax.vmap(env.action_mask, (0, None))(env_state, params) if env.masks_actions else None
+
     def global_state(env_state: PyTree) -> jax.Array | None:
         return jax.vmap(env.global_state, (0, None))(env_state, params) if learner.needs_global_state else None
 
     def step(state: RolloutState, key: jax.Array) -> tuple[RolloutState, tuple[Trajectory, Metrics, Metrics]]:
         act_key, step_key, reset_key = jax.random.split(key, 3)
-        mask = jax.vmap(env.action_mask, (0, None))(state.env_state, params) if env.masks_actions else None
+        mask = action_mask(state.env_state)
         actions, memory, record = act(state.memory, state.observation, act_key, mask)
         next_observation, env_state, reward, terminated, truncated, info = jax.vmap(env.step_env, (0, 0, 0, None))(
             env_keys(step_key, learner), state.env_state, actions, params
@@ -89,6 +92,7 @@ def collect(
             truncated=truncated,
             reset=state.reset,
             next_observation=next_observation,
+            next_action_mask=action_mask(env_state),
             global_state=global_state(state.env_state),
             next_global_state=global_state(env_state),
             memory=None,

@@ -7,6 +7,7 @@ hands control back to the host between chunks, so that nothing calls out of comp
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from marl_suite import rollout
 from marl_suite.algorithm import Act, Configuration, EnvSpec, Learner, Metrics, Trajectory, env_spec
 from marl_suite.envs.environment import Environment, PyTree
 from marl_suite.envs.errors import InputError
-from marl_suite.envs.wrappers import reward_view
+from marl_suite.envs.wrappers import RewardView, ViewedParams, reward_view, viewed_params
 
 
 class LoopState(struct.PyTreeNode):
@@ -32,9 +33,17 @@ class LoopState(struct.PyTreeNode):
 
 
 def start(env: Environment, params: PyTree, learner: Learner, key: jax.Array) -> LoopState:
-    """The state before the first update of one seed."""
+    """The state before the first update of one seed, after the learner's warm-up."""
     learner_key, rollout_key, key = jax.random.split(key, 3)
-    return LoopState(learner.init(learner_key), rollout.start(env, params, learner, rollout_key), key)
+    state = LoopState(learner.init(learner_key), rollout.start(env, params, learner, rollout_key), key)
+
+    def warm(state: LoopState, _: None) -> tuple[LoopState, None]:
+        collect_key, key = jax.random.split(state.key)
+        act = partial(learner.act, state.learner)
+        rollout_state, trajectory = rollout.collect(env, params, learner, act, state.rollout, collect_key)[:2]
+        return LoopState(learner.absorb(state.learner, trajectory), rollout_state, key), None
+
+    return jax.lax.scan(warm, state, None, length=learner.warm_up)[0] if learner.warm_up else state
 
 
 def run(
@@ -69,23 +78,36 @@ class Plan(NamedTuple):
     updates_per_chunk: int
     num_chunks: int
     steps_per_chunk: int  # environment steps, simulated ones included
+    warm_up_steps: int  # environment steps before the first chunk
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return self.env_steps(self.num_chunks)
+
+    def env_steps(self, chunks: int) -> int:
+        """Environment steps after so many chunks."""
+        return self.warm_up_steps + chunks * self.steps_per_chunk
 
 
 def plan(env: Environment, params: PyTree, configuration: Configuration, steps: float, chunks: int) -> Plan:
-    """Divides `steps` into at most `chunks` equal parts; the budget is rounded up to whole chunks.
+    """Divides what a warm-up leaves of `steps` into at most `chunks` equal parts, rounded up to whole chunks.
 
     Raises:
-        InputError: for a budget below one step, or a game that the configuration cannot play.
+        InputError: for a budget below one step or below the warm-up, or a game that the configuration cannot play.
     """
     if steps < 1 or chunks < 1:
         raise InputError(f"a run needs at least one step and one chunk, got steps={steps}, chunks={chunks}")
-    per_update = configuration.build(env_spec(env, params)).steps_per_update
-    updates = math.ceil(steps / per_update)
+    learner = configuration.build(env_spec(env, params))
+    per_update, warm_up = learner.steps_per_update, learner.warm_up * learner.steps_per_rollout
+    if steps <= warm_up:
+        raise InputError(f"the warm-up takes {warm_up} environment steps, which leaves nothing of steps={steps:.0f}")
+    updates = math.ceil((steps - warm_up) / per_update)
     chunks = min(chunks, updates)
     updates_per_chunk = math.ceil(updates / chunks)
     chunks = math.ceil(updates / updates_per_chunk)
     spec = env_spec(env, params, updates_per_chunk * chunks)
-    return Plan(spec, updates_per_chunk, chunks, updates_per_chunk * per_update)
+    return Plan(spec, updates_per_chunk, chunks, updates_per_chunk * per_update, warm_up)
 
 
 class Chunk(NamedTuple):
@@ -106,13 +128,14 @@ class Fit:
         configuration: of the learner. Its numbers, and those of `params`, are traced.
         seeds: one run per seed, all in one program.
         steps: environment steps per seed.
-        params: the game's parameters; its defaults when None.
+        params: the game's parameters; its defaults when None. To vary a reward view's numbers, its `ViewedParams`.
         chunks: how often the host gets control; also the resolution of the learning curve.
         axes: `jax.vmap` axes, 0 or None, of (configuration, params) or of their fields, for numbers that differ
             between seeds.
 
     Raises:
-        InputError: when the game cannot be played by the learner, or nothing would be run.
+        InputError: when the game cannot be played by the learner, nothing would be run, or the replay buffers of all
+            seeds do not fit into memory.
     """
 
     def __init__(
@@ -129,10 +152,13 @@ class Fit:
             raise InputError("a run needs at least one seed, got none")
         configuration.check()
         env = reward_view(env, configuration.reward_view)
+        if isinstance(env, RewardView) and not isinstance(params, ViewedParams):
+            params, axes = viewed_params(env, params), (axes[0], ViewedParams(game=axes[1], view=None))
         self.env, self.configuration, self.seeds = env, configuration, tuple(seeds)
         self.params = env.default_params if params is None else params
         self._one = _first_lane((configuration, self.params), axes)
         self.plan = plan(env, self._one[1], self._one[0], steps, chunks)
+        check_memory(len(self.seeds) * self.learner().buffer_bytes)
 
         def spec_for(params):
             return dataclasses.replace(self.plan.spec, stage_payoffs=env.stage_payoffs(params))
@@ -168,10 +194,36 @@ class Fit:
         for number in range(done + 1, self.plan.num_chunks + 1):
             current, logs = self._run(self.configuration, self.params, current)
             logs = jax.tree.map(np.asarray, logs)  # waits for the device
-            yield Chunk(number, self.plan.num_chunks, number * self.plan.steps_per_chunk, current, logs)
+            yield Chunk(number, self.plan.num_chunks, self.plan.env_steps(number), current, logs)
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.chunks()
+
+
+def free_memory() -> int | None:
+    """Bytes that a device has free for arrays; None where nobody says. Of the whole machine on CPU."""
+    if stats := jax.local_devices()[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return None
+
+
+def check_memory(buffer_bytes: int) -> None:
+    """Raises `InputError` when replay buffers of this size, of all seeds, do not fit into memory."""
+    free = free_memory() if buffer_bytes else None
+    if free is not None and buffer_bytes > free * jax.local_device_count():
+        raise InputError(
+            f"the replay buffers need {in_bytes(buffer_bytes)} and {in_bytes(free)} are free; "
+            "a smaller buffer_size or fewer seeds would fit"
+        )
+
+
+def in_bytes(number: int) -> str:
+    """`number` of bytes in a unit that people read: "3.1 MiB"."""
+    power = min(max(number.bit_length() - 1, 0) // 10, 4)
+    return f"{number / 1024**power:.{min(power, 1)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def compiled(function: Callable, **options: Any) -> Callable:

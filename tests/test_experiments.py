@@ -123,6 +123,28 @@ def test_the_robustness_table_shows_both_sides_with_every_partner(finished):
     assert full[table.headings.index("always cooperate")] == "0.000 [0.000, 0.000] / -3.000 [-3.000, -3.000]"
 
 
+def test_learners_of_a_shared_reward_stand_in_a_block_of_their_own_and_published_values_beside_ours(tmp_path):
+    rows = [{"id": "random", "label": "team", "set": {"reward_view": "team"}}, {"id": "always_cooperate"}]
+    games: list[dict] = [
+        {"id": "stag_hunt", "published": {"team": "3.1"}, "source": "A. Author (1999)"},
+        {"id": "chicken"},
+    ]
+    run.sweep(from_table({**TINY, "environments": games, "baselines": rows}), tmp_path, log=lambda line: None)
+    table = tables.make_table(tmp_path)
+    assert [row[1] for row in table.rows] == ["always_cooperate"] * 2 + ["team"] * 2
+    own, team = table.blocks()
+    assert own == (tables.BLOCKS[False], table.rows[:2]) and team == (tables.BLOCKS[True], table.rows[2:])
+    assert table.headings[-1] == "published return" and [row[-1] for row in table.rows] == ["–", "–", "3.1", "–"]
+    assert table.notes == ["stag_hunt, published return: A. Author (1999)"]
+    text = tables.markdown(table)
+    assert text.index(own[0]) < text.index("always_cooperate") < text.index(team[0]) < text.index("| team |")
+    assert text.count("| environment |") == 2
+    assert tables.latex(table).count(r"\multicolumn") == 2 and tables.latex(table).count(r"\midrule") == 2
+    read = list(csv.reader(tables.comma_separated(table).splitlines()))
+    assert read[0] == ["block", *table.headings] and read[1:] == [[title, *r] for title, rs in (own, team) for r in rs]
+    assert [title for title, _ in tables.make_robustness(tmp_path).blocks()] == list(tables.BLOCKS.values())
+
+
 def test_the_figure_is_drawn(finished):
     path = learning_curves(finished)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

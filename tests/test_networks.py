@@ -10,9 +10,13 @@ import pytest
 
 from marl_suite.envs.spaces import Box, Dict, Discrete
 from marl_suite.learning.distributions import num_outputs, policy_distribution
-from marl_suite.learning.networks import SequenceNetwork, features, num_features
+from marl_suite.learning.networks import ENCODERS, SequenceNetwork, features, num_features, patches, planes
 
 T, B, F, H = 7, 3, 4, 6
+
+
+def vectors(size: int) -> Box:
+    return Box(-9, 9, (size,))
 
 
 # ---------------------------------------------------------------------- features
@@ -49,7 +53,7 @@ def test_the_number_of_features_is_what_features_gives(space):
 @pytest.fixture(scope="module", params=[False, True], ids=["feedforward", "recurrent"])
 def sequence(request):
     """A network, its parameters, inputs [T, B, F] and reset masks [T, B] with a first row that is not reset."""
-    network = SequenceNetwork(2, (H,), recurrent=request.param)
+    network = SequenceNetwork(vectors(F), 2, (H,), recurrent=request.param)
     keys = jax.random.split(jax.random.key(0), 3)
     inputs = jax.random.normal(keys[0], (T, B, F))
     reset = jax.random.bernoulli(keys[1], 0.3, (T, B)).at[0].set(False)
@@ -81,7 +85,7 @@ def test_nothing_before_a_reset_matters_and_everything_else_does(sequence):
 
 def test_a_recurrent_step_is_a_gated_unit():
     """Cho et al. (2014) with the reset gate inside, as flax's: h' = (1 - z) n + z h."""
-    network = SequenceNetwork(2, (H,), recurrent=True)
+    network = SequenceNetwork(vectors(F), 2, (H,), recurrent=True)
     inputs, memory = jax.random.normal(jax.random.key(1), (1, B, F)), jnp.full((B, H), 0.4)
     params: Any = jax.jit(network.init)(jax.random.key(2), memory, inputs, jnp.zeros((1, B), bool))
     weights = params["params"]
@@ -98,7 +102,7 @@ def test_a_recurrent_step_is_a_gated_unit():
 
 
 def test_weights_have_the_stated_gains():
-    network = SequenceNetwork(128, (256, 256), head_gain=0.01)
+    network = SequenceNetwork(vectors(64), 128, (256, 256), head_gain=0.01)
     params = jax.jit(network.init)(jax.random.key(0), (), jnp.zeros((1, 1, 64)), jnp.zeros((1, 1), bool))["params"]
     for name, gain, inputs in (("Dense_0", np.sqrt(2), 64), ("Dense_1", np.sqrt(2), 256), ("Dense_2", 0.01, 256)):
         kernel = np.asarray(params[name]["kernel"])
@@ -109,12 +113,60 @@ def test_weights_have_the_stated_gains():
 
 def test_no_matrix_is_decomposed_to_draw_weights():
     # Batched decompositions can deadlock on XLA's CPU backend.
-    network = SequenceNetwork(3, (8,), recurrent=True)
+    network = SequenceNetwork(vectors(4), 3, (8,), recurrent=True)
     decomposition = re.compile(r"= (qr|geqrf|householder_product)\b")
     orthogonal = jax.make_jaxpr(jax.nn.initializers.orthogonal(), static_argnums=1)(jax.random.key(0), (4, 4))
     assert decomposition.search(str(orthogonal)), "what is looked for is what an orthogonal draw does"
     inputs = (network.initial_memory(1), jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), bool))
     assert not decomposition.search(str(jax.make_jaxpr(network.init)(jax.random.key(0), *inputs)))
+
+
+# ---------------------------------------------------------------------- grids
+TILES = Box(0, np.array([4, 1, 2]), (5, 6, 3), np.uint8)
+"""Three planes: five kinds of tile, a mark, three headings."""
+
+
+def test_planes_of_whole_numbers_are_one_hot_up_to_their_bound_and_marks_stay_as_they_are():
+    grid = np.asarray(TILES.sample(jax.random.key(0)))
+    found = np.asarray(planes(TILES, jnp.asarray(grid[None])))[0]
+    assert found.shape == (5, 6, 5 + 1 + 3)
+    for i, j in np.ndindex(5, 6):
+        tile, mark, heading = grid[i, j]
+        wanted = [float(tile == k) for k in range(5)] + [float(mark)] + [float(heading == k) for k in range(3)]
+        np.testing.assert_array_equal(found[i, j], wanted)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_a_product_with_patches_is_a_convolution(window):
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in ((0, (2, 5, 6, 3)), (1, (window, window, 3, 4)))
+    )
+    wanted = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    found = patches(x, window) @ kernel.reshape(-1, 4)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_standard_encoder_has_the_published_sizes():
+    network = SequenceNetwork(TILES, 7, (64,), encoder="standard")
+    shapes: Any = jax.eval_shape(network.fresh, jax.random.key(0))["params"]["encoder"]
+    kernels = [shapes[f"Dense_{i}"]["kernel"].shape for i in range(4)]
+    assert kernels == [(25 * 9, 32), (9 * 32, 32), (9 * 32, 32), (5 * 6 * 32, 64)]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_encoder_sees_grids_inside_dictionaries_and_flattens_the_rest(encoder):
+    space = Dict({"view": TILES, "inventory": Box(0, 9, (2,)), "role": Discrete(3)})
+    network = SequenceNetwork(space, 2, (H,), recurrent=True, encoder=encoder)
+    keys = jax.random.split(jax.random.key(0), T * B)
+    observation = jax.tree.map(lambda x: x.reshape(T, B, *x.shape[1:]), jax.vmap(space.sample)(keys))
+    reset = jnp.zeros((T, B), bool)
+    params = jax.jit(network.fresh)(jax.random.key(1))
+    apply = jax.jit(cast(Any, network.apply))
+    outputs, memory = apply(params, network.initial_memory(B), observation, reset)
+    assert outputs.shape == (T, B, 2) and memory.shape == (T, B, H)
+    for name in space.spaces:  # every part of the observation matters
+        changed = observation | {name: jnp.roll(observation[name], 1, axis=0)}
+        assert not np.allclose(apply(params, network.initial_memory(B), changed, reset)[0], outputs), name
 
 
 # ---------------------------------------------------------------------- categorical policies

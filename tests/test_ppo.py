@@ -177,7 +177,7 @@ def test_the_loss_is_the_surrogate_and_the_weighted_value_error_less_the_weighte
     rows = lambda *shape: jnp.asarray(rng.normal(size=(3, 4, *shape)), jnp.float32)  # noqa: E731
     observation, old, advantage, value, target = rows(2), rows() - 1, rows(), rows(), rows()
     action, reset = jnp.asarray(rng.integers(2, size=(3, 4))), jnp.zeros((3, 4), bool)
-    batch = Batch(observation, action, None, reset, old, value, advantage, target, (), ())
+    batch = Batch(observation, observation, action, None, reset, old, value, advantage, target, (), ())
     keys = jax.random.split(jax.random.key(0))
     actor, critic = (net.init(k, (), observation, reset) for net, k in zip((ppo.actor, ppo.critic), keys, strict=True))
     total, metrics = ppo.loss((actor, critic), batch)

@@ -107,6 +107,7 @@ def test_global_states_are_of_the_same_environment_before_and_after_the_step(row
 def test_action_masks_belong_to_the_observation_in_their_row(rows):
     forbidden = (rows.observation[..., TAG] + np.arange(N)) % 5
     np.testing.assert_array_equal(rows.action_mask, np.arange(5) != forbidden[..., None])
+    np.testing.assert_array_equal(rows.next_action_mask, rows.action_mask)  # of the successor, also at an end
 
 
 def test_episode_statistics_equal_a_plain_loop(collected, rows):

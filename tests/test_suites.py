@@ -67,6 +67,8 @@ def test_a_pair_that_cannot_be_played_is_kept_with_its_reason():
         ({"environments": [{"id": "public_goods", "env": 3}]}, "must be a table"),
         ({"environments": [{"id": "public_goods", "baselines": ["ipo"]}]}, "did you mean 'ippo'"),
         ({"environments": [{"id": "public_goods", "baselines": "ippo"}]}, "must be a list of names"),
+        ({"environments": [{"id": "stag_hunt", "published": {"ipo": "3"}}]}, "did you mean 'ippo'"),
+        ({"environments": [{"id": "stag_hunt", "published": {"ippo": "3"}}]}, "need their source"),
         ({"best_response": -1}, "best_response must be a number of steps"),
         ({"baselines": [{"id": "ippo+ranom"}]}, "did you mean 'random'"),
         ({"baselines": [{"id": "ipo"}]}, "did you mean 'ippo'"),

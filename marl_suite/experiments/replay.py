@@ -37,8 +37,9 @@ def load_cell(root: Path, cell_id: str) -> tuple[Cell, Learner, PyTree]:
             f"{cell_id} was made with version {facts['version']} of {cell.environment}, this is {cell.game.version}"
         )
     fit = Fit(cell.game, cell.configuration, cell.seeds, cell.steps, cell.game_params, cell.chunks)
-    state, _ = store.load_tree(folder.final / "policy.npz", fit.shapes().learner)
-    return cell, fit.learner(), state
+    learner = fit.learner()
+    state, _ = store.load_tree(folder.final / "policy.npz", learner.trained(fit.shapes().learner))
+    return cell, learner, state
 
 
 def evaluate_folder(root: Path, against: str = "", episodes: int = 512, greedy: bool = False, seed: int = 0) -> str:

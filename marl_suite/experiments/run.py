@@ -19,7 +19,7 @@ from marl_suite.evaluation import evaluator, opposed
 from marl_suite.experiments import store
 from marl_suite.experiments.best_response import BEST_RESPONSE, best_response
 from marl_suite.experiments.suites import Cell
-from marl_suite.training import Chunk, Fit, LoopState, returns_of
+from marl_suite.training import Chunk, Fit, LoopState, in_bytes, returns_of
 
 Report = Callable[[Cell, Chunk], None]
 CURVE_COLUMNS = ("seed", "env_steps", "metric", "value")
@@ -32,7 +32,7 @@ class Result:
     """What came out of a cell."""
 
     learner: Learner
-    state: PyTree  # the learner's state, [S, ...]
+    state: PyTree  # the learner's state without what only training needs, [S, ...]
     curves: list[dict[str, Any]]  # one row per (chunk, seed, metric)
     evaluations: dict[str, dict[str, np.ndarray]]  # {evaluation: {metric: [S] or [S, N]}}
     timing: dict[str, float]  # seconds
@@ -53,9 +53,10 @@ def run_cell(cell: Cell, folder: store.CellFolder | None = None, report: Report 
     state, curves = _train(cell, fit, folder, report)
     trained = time.perf_counter()
     learner = fit.learner()
-    evaluations = _evaluate(cell, learner, state.learner)
+    trained_state = learner.trained(state.learner)
+    evaluations = _evaluate(cell, learner, trained_state)
     timing = {"training": trained - started, "evaluation": time.perf_counter() - trained}
-    result = Result(learner, state.learner, curves, evaluations, timing)
+    result = Result(learner, trained_state, curves, evaluations, timing)
     if folder:
         _write(cell, fit, folder, result)
     return result
@@ -68,15 +69,16 @@ def _train(
     if folder:
         folder.begin()
     state, curves, done = _restore(fit, folder) if folder and folder.checkpoint.exists() else (fit.start(), [], 0)
-    saved = time.perf_counter()
+    saved, pause = time.perf_counter(), CHECKPOINT_SECONDS
     for chunk in fit.chunks(state, done) if cell.learns else ():
         state = chunk.state
         curves += _curve_rows(cell, chunk)
         if report:
             report(cell, chunk)
-        if folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+        if folder and (now := time.perf_counter()) - saved >= pause:
             store.save_tree(folder.checkpoint, state, done=str(chunk.number), curves=json.dumps(curves))
             saved = time.perf_counter()
+            pause = CHECKPOINT_SECONDS * max(1.0, saved - now)  # large states are saved less often
     return state, curves
 
 
@@ -120,7 +122,7 @@ def _curve_rows(cell: Cell, chunk: Chunk) -> list[dict[str, Any]]:
 
 
 def _write(cell: Cell, fit: Fit, folder: store.CellFolder, result: Result) -> None:
-    trained = fit.plan.num_chunks * fit.plan.steps_per_chunk if cell.learns else 0
+    trained = fit.plan.total_steps if cell.learns else 0
     facts = {"environment_version": cell.game.version, "seconds": result.timing, "env_steps_per_seed": trained}
     summary = {"seeds": cell.seeds, "env_steps": trained, "evaluations": result.evaluations}
     buffer = io.StringIO()
@@ -154,7 +156,8 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
             if cell.impossible or folder.finished:
                 log(f"{where}: {cell.impossible or 'already finished'}")
                 continue
-            log(f"{where}: {'resumed' if folder.checkpoint.exists() else 'started'}")
+            buffers = f", replay buffers {in_bytes(cell.buffer_bytes)}" if cell.buffer_bytes else ""
+            log(f"{where}: {'resumed' if folder.checkpoint.exists() else 'started'}{buffers}")
             result = run_cell(cell, folder, report)
             store.write_results(root)
             seconds = result.timing["training"] + result.timing["evaluation"]
@@ -163,7 +166,7 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
 
 
 def _entry(cell: Cell) -> dict[str, Any]:
-    keys = ("id", "label", "impossible")
+    keys = ("id", "label", "impossible", "team_reward", "published", "source")
     facts = {"environment": cell.shown_as, "exploiter": cell.game.exploiter}
     headline = "first_agent_return_per_step" if opposed(cell.game) else "return_per_step"
     return {key: getattr(cell, key) for key in keys} | {"headline": headline} | facts

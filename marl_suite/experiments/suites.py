@@ -11,6 +11,8 @@
     params = {max_steps = 20}  # traced parameters
     set = {"ppo.gamma" = 0.9}  # settings of every baseline of that group that has them, here
     baselines = ["ippo team"]  # only these, by label or id; default: all
+    published = {"ippo team" = "98.1"}  # what others report as the return, by label
+    source = "Somebody (2020), table 1"
     [[baselines]]
     id = "ippo"
     label = "ippo team"        # the row's name; default: the id
@@ -31,18 +33,22 @@ from typing import Any
 
 import numpy as np
 
-from marl_suite.algorithm import Configuration, no_update
+from marl_suite.algorithm import Configuration, Learner, no_update
 from marl_suite.baselines import registry as baselines
 from marl_suite.composition import Composition
 from marl_suite.envs import registry as environments
 from marl_suite.envs.environment import Environment, PyTree, static_settings
 from marl_suite.envs.errors import InputError, unknown_name
-from marl_suite.envs.wrappers import reward_view
-from marl_suite.training import plan
+from marl_suite.envs.reward_views import read_view
+from marl_suite.envs.wrappers import reward_view, viewed_params
+from marl_suite.training import check_memory, plan
 
 _KEYS = {
     "suite": {"title", "steps", "seeds", "chunks", "episodes", "best_response", "environments", "baselines"},
-    "environment": {"id", "label", "env", "params", "set", "steps", "seeds", "baselines"},
+    "environment": {
+        *("id", "label", "env", "params", "set", "steps", "seeds", "baselines"),
+        *("published", "source"),
+    },
     "baseline": {"id", "label", "set", "steps"},
 }
 
@@ -63,6 +69,8 @@ class Cell:
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     game_label: str = ""  # the game's name in tables; default: the environment's
+    published: str = ""  # what others report as the return
+    source: str = ""  # and where
 
     @property
     def shown_as(self) -> str:
@@ -80,17 +88,23 @@ class Cell:
     @cached_property
     def configuration(self) -> Configuration:
         configuration = baselines.configuration(self.baseline, **self.set)
-        reward_view(self.game, configuration.reward_view)
+        read_view(configuration.reward_view)
         return configuration
 
     @cached_property
     def impossible(self) -> str | None:
         """Why this baseline cannot play this game; None when it can."""
         try:
-            plan(self.game, self.game_params, self.configuration, self.steps, self.chunks)
+            _ = self._learner
+            check_memory(self.buffer_bytes)
         except InputError as error:
             return str(error)
         return None
+
+    @property
+    def team_reward(self) -> bool:
+        """Whether it learns from a reward that all agents share."""
+        return read_view(self.configuration.reward_view).common
 
     @property
     def mixed_team(self) -> bool:
@@ -98,10 +112,20 @@ class Cell:
         return isinstance(self.configuration, Composition)
 
     @cached_property
+    def _learner(self) -> Learner:
+        viewed = reward_view(self.game, self.configuration.reward_view)
+        spec = plan(viewed, viewed_params(viewed, self.game_params), self.configuration, self.steps, self.chunks).spec
+        return self.configuration.build(spec)
+
+    @property
     def learns(self) -> bool:
         """Whether there is anything to train."""
-        spec = plan(self.game, self.game_params, self.configuration, self.steps, self.chunks).spec
-        return self.configuration.build(spec).update is not no_update
+        return self._learner.update is not no_update
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What the replay buffers of all seeds hold in memory."""
+        return len(self.seeds) * self._learner.buffer_bytes
 
     def check(self) -> "Cell":
         """This cell, after raising `InputError` for whatever in it no game or baseline would take."""
@@ -195,6 +219,7 @@ def from_table(table: Mapping[str, Any], name: str = "suite") -> list[Cell]:
     common = {key: table[key] for key in ("chunks", "episodes", "best_response") if key in table}
     cells = []
     for environment in rows["environment"]:
+        _check_published(environment, rows["baseline"], name)
         for baseline in _chosen(environment, rows["baseline"], name):
             steps = environment.get("steps", baseline.get("steps", table.get("steps", 1_000_000)))
             own_seeds = read_seeds(environment.get("seeds", seeds))
@@ -214,6 +239,16 @@ def _chosen(environment: Mapping, baselines: list[dict], suite: str) -> list[dic
     return [row for row, called in zip(baselines, names, strict=True) if called & set(listed)]
 
 
+def _check_published(environment: Mapping, baselines: list[dict], suite: str) -> None:
+    """Raises `InputError` for published values of no row here, or without a source."""
+    published, labels = environment.get("published", {}), [row.get("label", row["id"]) for row in baselines]
+    for label in published:
+        if label not in labels:
+            raise unknown_name(f"published row of {environment['id']} in suite {suite!r}:", label, labels)
+    if published and "source" not in environment:
+        raise InputError(f"published values of {environment['id']} in suite {suite!r} need their source")
+
+
 def read_seeds(seeds: Any) -> tuple[int, ...]:
     """A number of seeds, or a list of them, as a tuple."""
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
@@ -228,7 +263,8 @@ def _check_keys(table: Mapping[str, Any], kind: str, suite: str) -> None:
         if key not in _KEYS[kind]:
             raise unknown_name(f"{kind} key in suite {suite!r}:", key, _KEYS[kind])
         lists_names = kind == "environment" and key == "baselines"
-        kind_of = "a table" if key in ("env", "params", "set") else "text" if key in ("id", "label", "title") else ""
+        texts = ("id", "label", "title", "source")
+        kind_of = "a table" if key in ("env", "params", "set", "published") else "text" if key in texts else ""
         if kind_of and not isinstance(value, dict if kind_of == "a table" else str):
             raise InputError(f"{key} in suite {suite!r} must be {kind_of}, got {value!r}")
         if lists_names and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
@@ -257,5 +293,7 @@ def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int,
         params=environment.get("params", {}),
         set=settings,
         game_label=environment.get("label", ""),
+        published=environment.get("published", {}).get(baseline.get("label", baseline["id"]), ""),
+        source=environment.get("source", ""),
         **common,
     ).check()

@@ -27,12 +27,34 @@ _HEADINGS = {
 _LEFT_OUT = {"utilitarian_return", "episode_length", "finished", "agent_return"}
 
 
+BLOCKS = {
+    False: "Learners of their own reward, and controls",
+    True: "Learners of a reward that the team shares: not self-interested",
+}
+"""The two parts of a table, by whether all agents were rewarded alike."""
+
+
 class Table(NamedTuple):
-    """Headings and rows of text; `notes` say why a pair has no numbers."""
+    """Headings and rows of text; `notes` say why a pair has no numbers and whose numbers are quoted."""
 
     headings: list[str]
     rows: list[list[str]]
     notes: list[str]
+    titles: dict[int, str] = {}  # noqa: RUF012  (a named tuple's default is never changed)
+    """Where the rows stand in several blocks: the title of the one that begins with each of these rows."""
+
+    def blocks(self) -> list[tuple[str, list[list[str]]]]:
+        """Title and rows of each block; the title is empty where there is only one."""
+        starts = sorted(self.titles) or [0]
+        ends = [*starts[1:], len(self.rows)]
+        return [(self.titles.get(i, ""), self.rows[i:j]) for i, j in zip(starts, ends, strict=True)]
+
+
+def _in_blocks(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """The entries block by block, and the blocks' titles where there are two."""
+    parts = {team: [e for e in entries if e.get("team_reward", False) == team] for team in BLOCKS}
+    both = all(parts.values())
+    return parts[False] + parts[True], {0: BLOCKS[False], len(parts[False]): BLOCKS[True]} if both else {}
 
 
 def make_table(root: Path, confidence: float = 0.95) -> Table:
@@ -40,12 +62,13 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
 
     Per game and baseline: material return per agent, by episode and by step, social metrics and the game's own
     metrics of the final policies among themselves (sampled actions), then what they and the scripted exploiter get
-    when it takes one of their places. A dash stands where a metric is not defined.
+    when it takes one of their places. A dash stands where a metric is not defined. Learners of a shared reward stand
+    in a block of their own.
 
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    scores, entries = _scores(root), store.read_sweep(root)
+    scores, (entries, titles) = _scores(root), _in_blocks(store.read_sweep(root))
     for entry in entries:  # who takes most from cooperators has another name in every game
         cell = scores.get(entry["id"], {})
         cell |= {("exploiter", metric): v for (kind, metric), v in cell.items() if kind == entry.get("exploiter")}
@@ -58,7 +81,12 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
         values = [interval(cell.get(column), confidence) for column in columns]
         rows.append([entry["environment"], entry["label"], *values])
     names = [_HEADINGS.get(column, column[1].replace("_", " ")) for column in columns]
-    return Table(["environment", "baseline", *names], rows, notes)
+    if any(entry.get("published") for entry in entries):
+        names.append("published return")
+        rows = [[*row, entry.get("published") or "–"] for row, entry in zip(rows, entries, strict=True)]
+        sources = {entry["environment"]: entry["source"] for entry in entries if entry.get("published")}
+        notes += [f"{game}, published return: {source}" for game, source in sources.items()]
+    return Table(["environment", "baseline", *names], rows, notes, titles)
 
 
 def make_robustness(root: Path, intervals: bool = False) -> Table:
@@ -75,6 +103,9 @@ def make_robustness(root: Path, intervals: bool = False) -> Table:
         InputError: when there are no results, or they cannot be read.
     """
     scores, entries = _scores(root), store.read_sweep(root)
+    entries, titles = _in_blocks(
+        [e for e in entries if any(m == "partner_per_step" for _, m in scores.get(e["id"], ()))]
+    )
     found = {kind for cell in scores.values() for kind, metric in cell if metric == "partner_per_step"}
     place = {ANOTHER_SEED: -1, BEST_RESPONSE: 1}  # the scripted players stand between the two
     partners = sorted(found, key=lambda name: (place.get(name, 0), name))
@@ -84,16 +115,14 @@ def make_robustness(root: Path, intervals: bool = False) -> Table:
 
     rows = []
     for entry in entries:
-        cell = scores.get(entry["id"], {})
-        if not any(kind in found for kind, _ in cell):
-            continue
+        cell = scores[entry["id"]]
         row = [text(cell["self_play", "return_per_step"])]
         for partner in partners:
             pair = [cell.get((partner, f"{who}_per_step")) for who in ("own", "partner")]
             row.append(" / ".join(text(values) for values in pair if values) or "–")
         rows.append([entry["environment"], entry["label"], *row])
     names = [name.replace("_", " ") for name in ("self", *partners)]
-    return Table(["environment", "baseline", *names], rows, [])
+    return Table(["environment", "baseline", *names], rows, [], titles)
 
 
 def _scores(root: Path) -> dict[str, dict[tuple[str, str], list[float]]]:
@@ -130,15 +159,20 @@ def _number(value: Any) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table, the notes as a list below it."""
-    lines = [table.headings, ["---"] * len(table.headings), *table.rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    """A Markdown table, or one per block with its title before it, and the notes as a list at the end."""
+
+    def one(title: str, rows: list[list[str]]) -> str:
+        lines = [table.headings, ["---"] * len(table.headings), *rows]
+        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+        return f"**{title}**\n\n{text}" if title else text
+
+    text = "\n\n".join(one(*block) for block in table.blocks())
     notes = "".join(f"\n- {note}" for note in table.notes)
     return text + (f"\n{notes}" if notes else "") + "\n"
 
 
 def latex(table: Table) -> str:
-    """A LaTeX tabular with booktabs rules, the notes as comments."""
+    """A LaTeX tabular with booktabs rules, a line of title before each block, the notes as comments."""
 
     def line(row: list[str]) -> str:
         escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("–", "--") for cell in row)
@@ -146,16 +180,20 @@ def latex(table: Table) -> str:
 
     columns = "ll" + "r" * (len(table.headings) - 2)
     notes = [f"% {note}" for note in table.notes]
-    body = [line(table.headings), r"\midrule", *map(line, table.rows)]
+    body = [line(table.headings)]
+    for title, rows in table.blocks():
+        heading = [rf"\multicolumn{{{len(table.headings)}}}{{l}}{{\emph{{{title}}}}} \\"] if title else []
+        body += [r"\midrule", *heading, *map(line, rows)]
     return "\n".join(
         [*notes, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}", ""]
     )
 
 
 def comma_separated(table: Table) -> str:
-    """The same cells as CSV; for numbers by seed see `results.csv`."""
+    """The same cells as CSV, with a column of block titles where there are several; by seed: `results.csv`."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([table.headings, *table.rows])
+    rows = [[*([title] if title else []), *row] for title, rows in table.blocks() for row in rows]
+    csv.writer(buffer, lineterminator="\n").writerows([[*(["block"] if table.titles else []), *table.headings], *rows])
     return buffer.getvalue()
 
 

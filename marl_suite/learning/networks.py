@@ -1,8 +1,9 @@
 """Networks, in flax linen, behind two pure functions: `init(key, ...)` and `apply(params, ...)`.
 
-Every network reads sequences: inputs `[T, B, ...]`, a reset mask `[T, B]` and a memory `[B, ...]`, so that one code
-path serves feed-forward and recurrent learners, at collection (T = 1) and in the loss. The memory is cleared before a
-row whose mask is set, that is, on the first step of an episode.
+Every network reads sequences of observations as the game gives them, `[T, B, ...]`, with a reset mask `[T, B]` and a
+memory `[B, ...]`, so that one code path serves feed-forward and recurrent learners, at collection (T = 1) and in the
+loss. The memory is cleared before a row whose mask is set, that is, on the first step of an episode. An encoder makes
+each observation a vector; observations are stored small, whole numbers as whole numbers, until then.
 """
 
 import math
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_suite.envs.spaces import Dict, Discrete, Space
+from marl_suite.envs.spaces import Box, Dict, Discrete, Space
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
@@ -26,6 +27,13 @@ def num_features(space: Space) -> int:
     return space.n if isinstance(space, Discrete) else int(np.prod(space.shape))
 
 
+def blank(space: Space) -> Any:
+    """An observation of zeros."""
+    if isinstance(space, Dict):
+        return {name: blank(part) for name, part in space.spaces.items()}
+    return jnp.zeros(space.shape, space.dtype)
+
+
 def features(space: Space, observation: Any) -> jax.Array:
     """A float vector per observation, `[..., num_features(space)]`: flattened, discrete values one-hot."""
     if isinstance(space, Dict):
@@ -34,6 +42,43 @@ def features(space: Space, observation: Any) -> jax.Array:
         return jax.nn.one_hot(observation, space.n)
     lead = observation.shape[: observation.ndim - len(space.shape)]
     return observation.reshape(*lead, -1).astype(jnp.float32)
+
+
+ENCODERS: dict[str, tuple[tuple[tuple[int, int], ...], int]] = {
+    "flat": ((), 0),
+    "small": (((16, 3),), 32),
+    "standard": (((32, 5), (32, 3), (32, 3)), 64),
+}
+"""What a grid passes through: (channels, window) of each convolution and the dense layer after them; "flat" flattens
+it. "standard" is the network of SocialJax (Guo et al., 2025)."""
+
+
+def is_grid(space: Space) -> bool:
+    """Whether observations are planes of whole numbers [H, W, C]."""
+    return isinstance(space, Box) and len(space.shape) == 3 and np.issubdtype(space.dtype, np.integer)
+
+
+def planes(space: Box, observation: jax.Array) -> jax.Array:
+    """float32 [..., H, W, F] from whole numbers [..., H, W, C]: plane c one-hot over 0 .. its highest value, and as it
+    is where it holds only 0 and 1."""
+    highest = space.high.max((0, 1)).tolist()
+    parts = [observation[..., c] for c in range(len(highest))]
+    return jnp.concatenate(
+        [
+            x[..., None].astype(jnp.float32) if high <= 1 else jax.nn.one_hot(x, int(high) + 1)
+            for x, high in zip(parts, highest, strict=True)
+        ],
+        axis=-1,
+    )
+
+
+def patches(x: jax.Array, size: int) -> jax.Array:
+    """[..., H, W, size * size * C]: the window around each cell, zero beyond the border; `size` is odd."""
+    height, width = x.shape[-3:-1]
+    padding = [(0, 0)] * (x.ndim - 3) + [(size // 2, size // 2)] * 2 + [(0, 0)]
+    padded = jnp.pad(x, padding)
+    windows = [padded[..., i : i + height, j : j + width, :] for i in range(size) for j in range(size)]
+    return jnp.concatenate(windows, axis=-1)
 
 
 def _gaussian(gain: float) -> nn.initializers.Initializer:
@@ -56,8 +101,35 @@ class _Recurrence(nn.Module):
         return scan(nn.GRUCell(self.size, recurrent_kernel_init=_gaussian(1.0)), memory, inputs)
 
 
+class Encoder(nn.Module):
+    """A vector per observation. Grids pass through convolutions unless `kind` is "flat", all else is flattened."""
+
+    space: Space
+    kind: str
+    activation: str
+
+    @nn.compact
+    def __call__(self, observation: Any) -> jax.Array:
+        if self.kind == "flat":
+            return features(self.space, observation)
+        if isinstance(self.space, Dict):
+            parts = self.space.spaces.items()
+            encoded = [Encoder(s, self.kind, self.activation, name=name)(observation[name]) for name, s in parts]
+            return jnp.concatenate(encoded, axis=-1)
+        if not is_grid(self.space):
+            return features(self.space, observation)
+        assert isinstance(self.space, Box)
+        activate, (convolutions, size) = ACTIVATIONS[self.activation], ENCODERS[self.kind]
+        x = planes(self.space, observation)
+        for channels, window in convolutions:
+            # One matrix product: a convolution is many times slower inside a scan or a vmap on XLA's CPU backend.
+            x = activate(nn.Dense(channels, kernel_init=_gaussian(math.sqrt(2)))(patches(x, window)))
+        x = x.reshape(*x.shape[:-3], -1)
+        return activate(nn.Dense(size, kernel_init=_gaussian(math.sqrt(2)))(x))
+
+
 class SequenceNetwork(nn.Module):
-    """Dense layers, a GRU when `recurrent`, and a linear head.
+    """An encoder, dense layers, a GRU when `recurrent`, and a linear head.
 
     Weights have the variance of PPO's customary orthogonal initialisation, gain sqrt(2) in the body and `head_gain` in
     the head (Huang et al. 2022, "The 37 implementation details of PPO", detail 2), but are drawn independently: an
@@ -65,27 +137,31 @@ class SequenceNetwork(nn.Module):
     other for ever on XLA's CPU backend (jax 0.10.2, two cores).
     """
 
+    space: Space
+    """Of one observation."""
     num_outputs: int
     hidden_sizes: Sequence[int] = (64, 64)
     recurrent: bool = False
     activation: str = "tanh"
     head_gain: float = 1.0
     use_bias: bool = True
-    """Of the head. A network of nothing but a head without bias is a table, when inputs are one-hot."""
+    """Of the head. A network of nothing but a head without bias is a table, when observations are one-hot."""
+    encoder: str = "flat"
+    """One of `ENCODERS`."""
 
     @nn.compact
-    def __call__(self, memory: Any, inputs: jax.Array, reset: jax.Array) -> tuple[jax.Array, Any]:
+    def __call__(self, memory: Any, observation: Any, reset: jax.Array) -> tuple[jax.Array, Any]:
         """One pass over a sequence.
 
         Args:
             memory: [B, H] before row 0, or empty for a feed-forward network.
-            inputs: [T, B, F].
+            observation: [T, B, ...].
             reset: bool [T, B], rows before which the memory is cleared.
 
         Returns:
             outputs [T, B, num_outputs] and the memory after every row, [T, B, H] or empty.
         """
-        x = inputs
+        x = Encoder(self.space, self.encoder, self.activation, name="encoder")(observation)
         for size in self.hidden_sizes:
             x = nn.Dense(size, kernel_init=_gaussian(math.sqrt(2)))(x)
             x = ACTIVATIONS[self.activation](x)
@@ -95,29 +171,29 @@ class SequenceNetwork(nn.Module):
         head = nn.Dense(self.num_outputs, use_bias=self.use_bias, kernel_init=_gaussian(self.head_gain))
         return head(x), memory
 
-    def fresh(self, key: jax.Array, num_inputs: int) -> Any:
-        """Parameters for inputs of `num_inputs` features."""
-        return self.init(key, self.initial_memory(1), jnp.zeros((1, 1, num_inputs)), jnp.zeros((1, 1), bool))
+    def fresh(self, key: jax.Array) -> Any:
+        """New parameters."""
+        observation = jax.tree.map(lambda x: x[None, None], blank(self.space))
+        return self.init(key, self.initial_memory(1), observation, jnp.zeros((1, 1), bool))
 
     def rows_and_successors(
-        self, params: Any, memory: Any, inputs: jax.Array, successors: jax.Array, reset: jax.Array
+        self, params: Any, memory: Any, rows: Any, successors: Any, reset: jax.Array
     ) -> tuple[jax.Array, jax.Array, Any]:
         """Outputs [T, B, num_outputs] at every row and at its successor, and the memory after every row.
 
         Args:
             params: of the network.
             memory: [B, H] before row 0, or empty.
-            inputs: [T, B, F].
-            successors: [T, B, F], each what truly followed its row, also where an episode ended.
+            rows: [T, B, ...] observations.
+            successors: [T, B, ...], each what truly followed its row, also where an episode ended.
             reset: bool [T, B].
         """
-        rows, memories = self.apply(params, memory, inputs, reset)
+        outputs, memories = self.apply(params, memory, rows, reset)
         # All successors in one call, as a sequence of length one that goes on from each row's memory.
         carried = jax.tree.map(lambda m: m.reshape(-1, m.shape[-1]), memories)
-        following, _ = self.apply(
-            params, carried, successors.reshape(1, -1, inputs.shape[-1]), jnp.zeros((1, reset.size), bool)
-        )
-        return rows, following.reshape(rows.shape), memories
+        at_once = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), successors)
+        following, _ = self.apply(params, carried, at_once, jnp.zeros((1, reset.size), bool))
+        return outputs, following.reshape(outputs.shape), memories
 
     def initial_memory(self, *batch: int) -> Any:
         """A cleared memory `[*batch, H]`, or an empty tuple for a feed-forward network."""
