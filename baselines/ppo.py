@@ -186,20 +186,6 @@ class PPO(Population):
         v_tm1, v_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, rows, successors, reset)
         return v_tm1[..., 0], v_t[..., 0], memories
 
-    def outputs(
-        self,
-        network: SequenceNetwork,
-        params: PyTree,
-        memory: PyTree,
-        rows: PyTree,
-        successors: PyTree,
-        reset: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, PyTree]:
-        """Outputs [T, E, N, F] at every row and at its successor, and the memory after every row [P, T, B, H]."""
-        apply = jax.vmap(network.rows_and_successors, (0, 0, 0, 0, None))
-        outputs, following, memories = apply(params, memory, rows, successors, reset)
-        return self.to_agents(outputs), self.to_agents(following), memories
-
     def advantages(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array) -> jax.Array:
         """Generalised advantages [T, E, N] from the values of each row's state and of its true successor."""
         discount_t = self.config.gamma * (1.0 - trajectory.terminated.astype(jnp.float32))

@@ -13,6 +13,7 @@ from marl_suite.envs.errors import InputError, unknown_name
 
 _ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ippo": ("marl_suite.baselines.ppo:IPPO", {}),
+    "mappo": ("marl_suite.baselines.mappo:MAPPO", {}),
     "advantage_alignment": ("marl_suite.baselines.advantage_alignment:AdvantageAlignment", {}),
     "group_relative_advantage_alignment": (
         "marl_suite.baselines.advantage_alignment:GroupRelativeAdvantageAlignment",
@@ -27,6 +28,9 @@ _ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "lola": ("marl_suite.baselines.lola:LOLA", {}),
     "lola_pg": ("marl_suite.baselines.lola:LOLA", {"form": "policy_gradient"}),
     "loqa": ("marl_suite.baselines.loqa:LOQA", {}),
+    "iql": ("marl_suite.baselines.value_decomposition:IQL", {}),
+    "vdn": ("marl_suite.baselines.value_decomposition:VDN", {}),
+    "qmix": ("marl_suite.baselines.value_decomposition:QMIX", {}),
     "past_self": ("marl_suite.past_selves:PastSelves", {}),
 } | {
     player: ("marl_suite.baselines.scripted:Scripted", {"player": player})

@@ -115,6 +115,13 @@ def test_an_environment_may_have_baselines_of_its_own():
     assert labels == ["ippo", "short"], "an id stands for all of its rows"
 
 
+def test_of_an_environments_and_a_baselines_own_steps_the_larger_count():
+    games = [{"id": "stag_hunt", "steps": 300}, {"id": "chicken"}]
+    rows = [{"id": "ippo"}, {"id": "lola", "steps": 500}, {"id": "random", "steps": 200}]
+    cells = from_table(changed(environments=games, baselines=rows))
+    assert [cell.steps for cell in cells] == [300, 500, 300, 1000, 500, 200]
+
+
 def test_settings_of_an_environment_pass_over_baselines_of_the_group_that_do_not_have_them():
     environment = {"id": "stag_hunt", "set": {"ppo.beta": 2}}
     rows = [{"id": "ippo"}, {"id": "advantage_alignment"}]

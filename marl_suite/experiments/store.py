@@ -30,7 +30,7 @@ import numpy as np
 from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
 
-_PACKAGES = ("marl-suite", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "numpy")
+_PACKAGES = ("marl-suite", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "flashbax", "gymnax", "numpy")
 RESULT_COLUMNS = ("cell", "environment", "baseline", "seed", "evaluation", "metric", "agent", "value")
 
 

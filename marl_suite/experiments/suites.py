@@ -18,13 +18,14 @@
     label = "ippo team"        # the row's name; default: the id
     set = {reward_view = "team"}
 
-An environment or a baseline may have its own `steps`; the environment's wins. An environment may have its own `seeds`.
+An environment or a baseline may have its own `steps`; of two the larger count. An environment may have its own `seeds`.
 """
 
 import dataclasses
 import hashlib
 import importlib.resources
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from functools import cached_property
@@ -221,12 +222,18 @@ def from_table(table: Mapping[str, Any], name: str = "suite") -> list[Cell]:
     for environment in rows["environment"]:
         _check_published(environment, rows["baseline"], name)
         for baseline in _chosen(environment, rows["baseline"], name):
-            steps = environment.get("steps", baseline.get("steps", table.get("steps", 1_000_000)))
+            own = [row["steps"] for row in (environment, baseline) if "steps" in row]
+            steps = max(own, key=_size) if own else table.get("steps", 1_000_000)
             own_seeds = read_seeds(environment.get("seeds", seeds))
             cells.append(_cell(environment, baseline, steps, own_seeds, common))
     if len({cell.id for cell in cells}) < len(cells):
         raise InputError(f"suite {name!r} lists the same environment and baseline twice; give them labels")
     return cells
+
+
+def _size(steps: Any) -> float:
+    """For comparison; what is no number is found out later, by the cell."""
+    return steps if isinstance(steps, (int, float)) else math.inf
 
 
 def _chosen(environment: Mapping, baselines: list[dict], suite: str) -> list[dict]:

@@ -102,3 +102,17 @@ class Population:
         no_reset = jnp.zeros(jax.tree.leaves(inputs)[0].shape[1:3], bool)  # the loop has cleared the memory already
         outputs, memory = jax.vmap(network.apply, (0, 0, 0, None))(params, memory, inputs, no_reset)
         return self.to_agents(outputs)[0], jax.tree.map(lambda m: self.to_agents(m)[0], memory)
+
+    def outputs(
+        self,
+        network: SequenceNetwork,
+        params: PyTree,
+        memory: PyTree,
+        rows: PyTree,
+        successors: PyTree,
+        reset: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, PyTree]:
+        """Outputs [T, E, N, F] at every row and at its successor, and the memory after every row [P, T, B, H]."""
+        apply = jax.vmap(network.rows_and_successors, (0, 0, 0, 0, None))
+        outputs, following, memories = apply(params, memory, rows, successors, reset)
+        return self.to_agents(outputs), self.to_agents(following), memories
