@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("table", ["quick/table.md", "opponent_shaping/table.md", "opponent_shaping/robustness.md"])
+@pytest.mark.parametrize(
+    "table", ["quick/table.md", "opponent_shaping/table.md", "opponent_shaping/robustness.md", "team/table.md"]
+)
 def test_the_tables_are_the_stored_ones(table):
     assert (ROOT / "benchmarks" / "results" / table).read_text() in README
 
