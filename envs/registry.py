@@ -102,3 +102,7 @@ for _name in ("public_goods", "n_player_prisoners_dilemma", "volunteers_dilemma"
 register("two_step", f"{_MATRIX}:TwoStepGame")
 register("coin_game", "marl_suite.envs.coin_game:CoinGame")
 register("coin_game_two_coins", "marl_suite.envs.coin_game:CoinGame", rules="two_coins")
+_SUBSTRATES = "marl_suite.envs.substrates"
+for _name in ("open", "closed", "partnership"):
+    register(f"commons_harvest_{_name}", f"{_SUBSTRATES}.commons_harvest:CommonsHarvest", variant=_name)
+register("clean_up", f"{_SUBSTRATES}.clean_up:CleanUp")

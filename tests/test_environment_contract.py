@@ -70,7 +70,13 @@ class Well(Environment):
 
 
 # ---------------------------------------------------------------------- good environments
-@pytest.mark.parametrize("name", registered())
+VARIANTS = {"commons_harvest_closed", "commons_harvest_partnership"}
+"""Other maps of a game that is checked anyway: checked only on request, since each takes some seconds to compile."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in registered()]
+)
 def test_registered_environments_keep_the_contract(name):
     check_environment(make(name))
 

@@ -1,0 +1,1 @@
+"""Grid worlds, each a file of rules on `marl_suite.envs.grid`."""
