@@ -68,6 +68,10 @@ class Environment:
     """Whether individual and collective interest can part, so that tables add a row against the exploiter."""
     exploiter: ClassVar[str | None] = None
     """The name of the scripted player that takes most from a cooperative population."""
+    cooperator: ClassVar[str | None] = None
+    """The scripted player that does what is best if all do it, and"""
+    defector: ClassVar[str | None] = None
+    """the one that looks after itself: the two that a Schelling diagram compares."""
     masks_actions: ClassVar[bool] = False
     """Whether `action_mask` ever forbids an action."""
 

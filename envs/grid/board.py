@@ -34,6 +34,10 @@ class Board(Environment):
     """What views tell apart, and how a text frame draws it. The i-th entry has number i + 1; 0 is beyond the map."""
     beams: ClassVar[tuple[Beam, ...]] = ()
     """In the order of their actions."""
+    colours: ClassVar[Mapping[str, str]] = {"floor": "#ece6da", "wall": "#55504a"}
+    """How pictures paint each tile, "#rrggbb"; a beam of a substrate, by its name, has an entry too."""
+    freezes: ClassVar[bool] = False
+    """Whether agents can be frozen, which views then show."""
 
     def __post_init__(self) -> None:
         at_least(f"{self.name}: num_agents", self.num_agents, 1)
@@ -75,8 +79,8 @@ class Board(Environment):
 
     # ------------------------------------------------------------------ what is seen
     def able(self, state: Any) -> jax.Array:
-        """bool [N]: who can act; those in play."""
-        return state.timeout == 0
+        """bool [N]: who can act; those in play who are not frozen."""
+        return (state.timeout == 0) & (state.frozen == 0)
 
     def tile_plane(self, state: Any) -> Plane:
         """uint8 [H, W]: the number of the tile in each cell."""
@@ -94,11 +98,11 @@ class Board(Environment):
 
     def mark_limits(self) -> dict[str, int]:
         """The highest value of each of `marks`."""
-        return {}
+        return {"frozen": 1} if self.freezes else {}
 
     def marks(self, state: Any) -> dict[str, jax.Array]:
         """What there is to see of an agent beside its heading, uint8 [N] each."""
-        return {}
+        return {"frozen": state.frozen > 0} if self.freezes else {}
 
     def extra_spaces(self) -> dict[str, Space]:
         """The space of each of `extras`, for one agent."""
@@ -149,5 +153,6 @@ class Board(Environment):
             if timeout == 0:
                 picture[row, column] = arrow
             where = f"out for {timeout}" if timeout else f"{arrow} at {row},{column}"
-            agents.append(f"agent {i} {where}, recharging {np.asarray(state.timers[i]).tolist()}")
+            frozen = f", frozen for {int(state.frozen[i])}" if self.freezes else ""
+            agents.append(f"agent {i} {where}{frozen}, recharging {np.asarray(state.timers[i]).tolist()}")
         return "\n".join([f"step {int(state.time)}", *map("".join, picture), *agents])

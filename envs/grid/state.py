@@ -16,6 +16,7 @@ class GridState(struct.PyTreeNode):
     heading: jax.Array  # int32 [N], 0 north, 1 east, 2 south, 3 west
     timers: jax.Array  # int32 [N, B], steps until each kind of beam can fire
     timeout: jax.Array  # int32 [N], steps that an agent stays out, 0 in play
+    frozen: jax.Array  # int32 [N], steps that an agent in play cannot act
     beam: jax.Array  # uint8 [H, W], 1 + the kind of beam that hit a cell in the last step, 0 for none
     time: jax.Array  # int32 [], steps taken
     end: jax.Array  # int32 [], the step at which chance ends the episode

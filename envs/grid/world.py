@@ -107,6 +107,7 @@ class GridWorld(Board):
             heading=spawning.random_headings(heading_key, self.num_agents),
             timers=jnp.zeros((self.num_agents, len(self.beams)), jnp.int32),
             timeout=jnp.zeros(self.num_agents, jnp.int32),
+            frozen=jnp.zeros(self.num_agents, jnp.int32),
             beam=jnp.zeros(self.grid.shape, jnp.uint8),
             time=jnp.zeros((), jnp.int32),
             end=random_end(end_key, params.min_steps, params.end_probability),
@@ -126,9 +127,12 @@ class GridWorld(Board):
         absent = state.timeout  # those hit in this step stay where they are until the next
         position, moved = move(move_key, state.position, state.heading, actions, absent == 0, self.solid(state))
         entered = jnp.where(moved, flat(position[:, 0], position[:, 1], self.grid.shape), -1)
-        state = state.replace(position=position, heading=turned(state.heading, actions))
-        state, shots, hits = self._fire(state, actions, params)
-        state = self._return(place_key, heading_key, state, absent)
+        heading, frozen = turned(state.heading, actions), jnp.maximum(state.frozen - 1, 0)
+        state = state.replace(position=position, heading=heading, frozen=frozen)
+        shots, hits = {}, {}
+        if self.beams:
+            state, shots, hits = self._fire(state, actions, params)
+            state = self._return(place_key, heading_key, state, absent)
         state = state.replace(time=state.time + 1)
         state, reward, metrics = self.rules(rules_key, state, Events(actions, entered, shots, hits), params)
         if "zap" in hits:
@@ -148,8 +152,8 @@ class GridWorld(Board):
             beam_plane = jnp.where(crossed(shot, shape), np.uint8(i + 1), beam_plane)
             shots[beam.name], hits[beam.name] = shot, agents_hit(shot, state.position, present, shape)
             timers.append(timer)
-        timers = jnp.stack(timers, axis=-1) if timers else state.timers
-        return self.strike(state.replace(timers=timers, beam=beam_plane), hits, params), shots, hits
+        state = state.replace(timers=jnp.stack(timers, axis=-1), beam=beam_plane)
+        return self.strike(state, hits, params), shots, hits
 
     def _return(self, place_key: jax.Array, heading_key: jax.Array, state: Any, absent: jax.Array) -> Any:
         """Counts the time-outs `absent`, int32 [N], down; those at their end come back, if there is room."""
@@ -163,14 +167,16 @@ class GridWorld(Board):
         )
 
     def global_state(self, state: Any, params: Any = None) -> jax.Array:
-        """float32 [S]: per agent its place in 0 .. 1, its heading one-hot, 1 / (1 + time-out) and readiness; the share
-        of the clock that has passed; and the substrate's `state_features`. Beams that just fired are left out."""
+        """float32 [S]: per agent its place in 0 .. 1, its heading one-hot, 1 / (1 + time-out), 1 / (1 + steps frozen) where
+        agents freeze, and readiness; the share of the clock that has passed; and the substrate's `state_features`.
+        Beams that just fired are left out."""
         params = self.default_params if params is None else params
         extent = np.maximum(np.array(self.grid.shape) - 1, 1)
         parts = [
             state.position / extent,
             jax.nn.one_hot(state.heading, 4),
             1 / (1 + state.timeout),
+            *([1 / (1 + state.frozen)] if self.freezes else []),
             *([self.readiness(state, params)] if self.beams else []),
             state.time / params.max_steps,
             *self.state_features(state, params),

@@ -74,6 +74,8 @@ class CleanUp(GridWorld):
     num_agents: int = 7
 
     exploiter: ClassVar[str | None] = "eater"
+    cooperator: ClassVar[str | None] = "cleaner"
+    defector: ClassVar[str | None] = "eater"
     legend: ClassVar[Mapping[str, str]] = {
         **GridWorld.legend,
         "~": "river",
@@ -82,6 +84,15 @@ class CleanUp(GridWorld):
         "A": "apple site",
     }
     tiles: ClassVar[Mapping[str, str]] = {**GridWorld.tiles, "river": "~", "dirt": "D", "bare": ",", "apple": "A"}
+    colours: ClassVar[Mapping[str, str]] = {
+        **GridWorld.colours,
+        "river": "#8fc1e3",
+        "dirt": "#8a7a2f",
+        "bare": "#cfd9b4",
+        "apple": "#c8352b",
+        "zap": "#f2b705",
+        "clean": "#3fd0c9",
+    }
     beams: ClassVar[tuple[Beam, ...]] = (
         Beam("zap", length=3, radius=1),
         Beam("clean", length=3, radius=1, stops_at_agents=False),

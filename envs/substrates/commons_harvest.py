@@ -78,8 +78,16 @@ class CommonsHarvest(GridWorld):
     variant: str = "open"
 
     exploiter: ClassVar[str | None] = "greedy"
+    cooperator: ClassVar[str | None] = "sustainable"
+    defector: ClassVar[str | None] = "greedy"
     legend: ClassVar[Mapping[str, str]] = {**GridWorld.legend, "A": "apple", "Q": "first cell inside"}
     tiles: ClassVar[Mapping[str, str]] = {"floor": ".", "wall": "#", "bare": ",", "apple": "A"}
+    colours: ClassVar[Mapping[str, str]] = {
+        **GridWorld.colours,
+        "bare": "#cfd9b4",
+        "apple": "#c8352b",
+        "zap": "#f2b705",
+    }
 
     def __post_init__(self) -> None:
         one_of(f"{self.name}: variant", self.variant, tuple(_MAPS))
