@@ -105,6 +105,12 @@ class CoinGame(Environment):
 
     mixed_motive: ClassVar[bool] = True
     exploiter: ClassVar[str | None] = "always_defect"
+    cooperator: ClassVar[str | None] = "always_cooperate"
+    defector: ClassVar[str | None] = "always_defect"
+    definitions: ClassVar[Mapping[str, str]] = {
+        "always_cooperate": "takes its own coins only, and keeps away from the other's",
+        "always_defect": "takes the nearest coin, whosever it is",
+    }
 
     def __post_init__(self):
         if self.num_agents != 2:

@@ -72,6 +72,8 @@ class Environment:
     """The scripted player that does what is best if all do it, and"""
     defector: ClassVar[str | None] = None
     """the one that looks after itself: the two that a Schelling diagram compares."""
+    definitions: ClassVar[Mapping[str, str]] = {}
+    """What scripted players do, in a sentence each."""
     masks_actions: ClassVar[bool] = False
     """Whether `action_mask` ever forbids an action."""
 

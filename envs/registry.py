@@ -83,7 +83,6 @@ def describe(name: str) -> str:
     return make(name).summary
 
 
-_MATRIX = "marl_suite.envs.matrix_games"
 for _name in (
     "prisoners_dilemma",
     "stag_hunt",
@@ -96,10 +95,10 @@ for _name in (
     "penalty",
     "matrix_game",
 ):
-    register(_name, f"{_MATRIX}:MatrixGame")
+    register(_name, "marl_suite.envs.matrix_games:MatrixGame")
 for _name in ("public_goods", "n_player_prisoners_dilemma", "volunteers_dilemma"):
-    register(_name, f"{_MATRIX}:{''.join(part.title() for part in _name.split('_'))}")
-register("two_step", f"{_MATRIX}:TwoStepGame")
+    register(_name, f"marl_suite.envs.n_player_dilemmas:{''.join(part.title() for part in _name.split('_'))}")
+register("two_step", "marl_suite.envs.two_step_game:TwoStepGame")
 register("coin_game", "marl_suite.envs.coin_game:CoinGame")
 register("coin_game_two_coins", "marl_suite.envs.coin_game:CoinGame", rules="two_coins")
 _SUBSTRATES = "marl_suite.envs.substrates"

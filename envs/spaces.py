@@ -64,9 +64,7 @@ class Box(Space):
             raise ValueError(f"Box needs low <= high, got {low} and {high}")
 
     def __repr__(self) -> str:
-        low, high = (np.unique(bound) for bound in (self.low, self.high))
-        bounds = f"{low.tolist()}, {high.tolist()}" if low.size == high.size == 1 else f"{self.low}, {self.high}"
-        return f"Box({bounds}, {self.shape}, {self.dtype.name})"
+        return f"Box({_spell(self.low)}, {_spell(self.high)}, {self.shape}, {self.dtype.name})"
 
     def sample(self, key: jax.Array) -> jax.Array:
         if np.issubdtype(self.dtype, np.integer):
@@ -82,6 +80,13 @@ class Box(Space):
         if x.shape != self.shape or x.dtype != self.dtype:
             return jnp.asarray(False)
         return jnp.all((x >= self.low) & (x <= self.high))
+
+
+def _spell(bound: np.ndarray) -> list:
+    """A bound in full, but with what repeats along leading axes said once."""
+    while bound.ndim and (bound == bound[0]).all():
+        bound = bound[0]
+    return np.atleast_1d(bound).tolist()
 
 
 class Dict(Space):

@@ -12,7 +12,17 @@ from marl_suite.envs.errors import InputError, unknown_name
 from marl_suite.envs.reward_views import numbers_of, read_view
 from marl_suite.envs.spaces import Space
 
-_FACTS = ("name", "num_agents", "version", "mixed_motive", "exploiter", "masks_actions")
+_FACTS = (
+    "name",
+    "num_agents",
+    "version",
+    "mixed_motive",
+    "exploiter",
+    "cooperator",
+    "defector",
+    "definitions",
+    "masks_actions",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,6 +92,26 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Schelling:
+    """Ask whether a game is a social dilemma: k scripted cooperators and N - k defectors, for every k."""
+
+    environment: Positional[str]
+    episodes: int = 64
+    """for each number of cooperators"""
+    cooperator: str = ""
+    """a scripted player; default: the one that the game names"""
+    defector: str = ""
+    """likewise"""
+    env: Pairs = ()
+    """static settings of the environment, as in num_agents=5"""
+    params: Pairs = ()
+    """its traced parameters, as in max_steps=100"""
+    seed: int = 0
+    out: str = ""
+    """the picture, a .png; a .csv of the same name holds its numbers; default runs/schelling-ENVIRONMENT.png"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Speed:
     """Measure environment and training steps per second, beside gymnax and, where installed, JaxMARL."""
 
@@ -105,7 +125,15 @@ class Speed:
     """also write the rows to this CSV file"""
 
 
-COMMANDS = {"list": List, "train": Train, "sweep": Sweep, "table": Table, "evaluate": Evaluate, "speed": Speed}
+COMMANDS = {
+    "list": List,
+    "train": Train,
+    "sweep": Sweep,
+    "table": Table,
+    "evaluate": Evaluate,
+    "schelling": Schelling,
+    "speed": Speed,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -249,6 +277,23 @@ def _evaluate(command: Evaluate) -> None:
     print(replay.evaluate_folder(Path(command.folder), command.against, command.episodes, command.greedy, command.seed))
 
 
+def _schelling(command: Schelling) -> None:
+    from marl_suite.envs.environment import at_least
+    from marl_suite.envs.registry import make
+    from marl_suite.experiments import overrides, schelling, store
+
+    env = make(command.environment, **overrides.single(sum(command.env, ())))
+    params = env.make_params(**overrides.single(sum(command.params, ())))
+    pair = schelling.the_two(env, command.cooperator, command.defector)
+    at_least("episodes", command.episodes, 2)
+    picture = store.output_file(command.out or f"runs/schelling-{command.environment}.png", (".png",))
+    diagram = schelling.play(env, params, pair, command.episodes, command.seed)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    store.write_atomically(picture.with_suffix(".csv"), schelling.to_csv(diagram))
+    schelling.draw(env, pair, diagram, picture)
+    print(f"{schelling.report(env, pair, diagram)}\npicture: {picture}")
+
+
 def _speed(command: Speed) -> None:
     from marl_suite.benchmarks import speed
 
@@ -258,7 +303,15 @@ def _speed(command: Speed) -> None:
         Path(command.out).write_text(speed.to_csv(rows))
 
 
-_RUN = {List: _list, Train: _train, Sweep: _sweep, Table: _table, Evaluate: _evaluate, Speed: _speed}
+_RUN = {
+    List: _list,
+    Train: _train,
+    Sweep: _sweep,
+    Table: _table,
+    Evaluate: _evaluate,
+    Schelling: _schelling,
+    Speed: _speed,
+}
 
 if __name__ == "__main__":
     main()

@@ -76,6 +76,10 @@ class CleanUp(GridWorld):
     exploiter: ClassVar[str | None] = "eater"
     cooperator: ClassVar[str | None] = "cleaner"
     defector: ClassVar[str | None] = "eater"
+    definitions: ClassVar[Mapping[str, str]] = {
+        "cleaner": "cleans while it sees dirt, else goes to the nearest apple in view; never zaps",
+        "eater": "goes to the nearest apple in view, else looks around; never cleans, never zaps",
+    }
     legend: ClassVar[Mapping[str, str]] = {
         **GridWorld.legend,
         "~": "river",

@@ -80,6 +80,10 @@ class CommonsHarvest(GridWorld):
     exploiter: ClassVar[str | None] = "greedy"
     cooperator: ClassVar[str | None] = "sustainable"
     defector: ClassVar[str | None] = "greedy"
+    definitions: ClassVar[Mapping[str, str]] = {
+        "sustainable": "eats the nearest apple in view that has at least 3 live neighbours; never zaps",
+        "greedy": "eats the nearest apple in view; never zaps",
+    }
     legend: ClassVar[Mapping[str, str]] = {**GridWorld.legend, "A": "apple", "Q": "first cell inside"}
     tiles: ClassVar[Mapping[str, str]] = {"floor": ".", "wall": "#", "bare": ",", "apple": "A"}
     colours: ClassVar[Mapping[str, str]] = {

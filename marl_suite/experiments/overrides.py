@@ -49,3 +49,16 @@ def parse(pairs: Iterable[str]) -> dict[str, list[Any]]:
 def grid(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Every combination, the last key varying fastest; one empty combination when there are no keys."""
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def single(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["num_agents=5"]` -> `{"num_agents": 5}`, where a grid has no place.
+
+    Raises:
+        InputError: as `parse` does, and for a comma list.
+    """
+    values = parse(pairs)
+    for key, options in values.items():
+        if len(options) > 1:
+            raise InputError(f"override {key!r} takes one value here, got {', '.join(map(str, options))}")
+    return {key: options[0] for key, options in values.items()}

@@ -10,6 +10,7 @@ Everything is written to a temporary name, flushed to the disk and renamed.
 
 import contextlib
 import csv
+import difflib
 import fcntl
 import importlib.metadata
 import io
@@ -32,6 +33,19 @@ from marl_suite.envs.errors import InputError
 
 _PACKAGES = ("marl-suite", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "flashbax", "gymnax", "numpy")
 RESULT_COLUMNS = ("cell", "environment", "baseline", "seed", "evaluation", "metric", "agent", "value")
+
+
+def output_file(text: str, suffixes: tuple[str, ...]) -> Path:
+    """The path of a file to write.
+
+    Raises:
+        InputError: when its name does not end in one of `suffixes`.
+    """
+    path = Path(text)
+    if path.suffix not in suffixes:
+        closest = difflib.get_close_matches(path.suffix, suffixes, n=1, cutoff=0.0) or suffixes[:1]
+        raise InputError(f"out must end in {' or '.join(suffixes)}, got {text!r}; closest: {closest[0]!r}")
+    return path
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
