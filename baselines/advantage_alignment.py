@@ -18,7 +18,7 @@ other K - 1 at the same step. It wants episodes of one length, and rollouts that
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ class AdvantageAlignment(IPPO):
 
 class GroupRelativeAdvantageAlignment(AdvantageAlignment):
     """Advantage Alignment without a critic: returns are compared within groups of episodes that share their chances."""
+
+    trunk_can_be_shared: ClassVar[bool] = False
 
     group_size: int = static(8)  # episodes that share the environment's random numbers, K
 
@@ -151,7 +153,8 @@ class Aligned(PPO):
 
     @property
     def partners(self) -> PPO:
-        return PartnerValues(self.config, restrict(self.spec.whole, self.others))
+        alone = dataclasses.replace(self.config, shared_trunk=False)  # their policies are nobody's to learn
+        return PartnerValues(alone, restrict(self.spec.whole, self.others))
 
     def init(self, key: jax.Array) -> AlignedState:
         own, partners = super().init(key), self.init_partners(jax.random.fold_in(key, PARTNERS))

@@ -19,6 +19,7 @@ that), normalised advantages, no slow copy of the action values, any number of o
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,8 @@ from marl_suite.learning.networks import SequenceNetwork
 
 class LOQA(IPPO):
     """Learning with opponent Q-learning awareness: shapes opponents that act by their action values."""
+
+    trunk_can_be_shared: ClassVar[bool] = False  # the critic gives a value per action
 
     gae_lambda: float = 0.0
     beta: float = 1.0  # weight of the opponent's term; 0 is independent learning with action values

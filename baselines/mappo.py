@@ -9,6 +9,7 @@ mean (their section 5.1), so that its learning rate, and the range that clips it
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from marl_suite.learning.networks import SequenceNetwork
 
 class MAPPO(IPPO):
     """Multi-agent proximal policy optimisation: critics see the state of the whole game."""
+
+    trunk_can_be_shared: ClassVar[bool] = False
 
     critic_observes: bool = static(False)  # the critic sees the agent's own observation too
     normalise_values: bool = static(False)

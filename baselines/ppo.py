@@ -35,6 +35,7 @@ class IPPO(Configuration):
     """Independent proximal policy optimisation."""
 
     group: ClassVar[str] = "ppo"
+    trunk_can_be_shared: ClassVar[bool] = True  # that is, the critic sees what the actor sees, and gives one value
 
     lr: float = 1e-3  # learning rate, of Adam
     gamma: float = 0.96  # discount
@@ -49,7 +50,8 @@ class IPPO(Configuration):
     minibatches: int = static(4)  # the streams are split, never time
     hidden_sizes: tuple[int, ...] = static((64, 64))
     activation: str = static("tanh")
-    encoder: str = static("flat")  # what grids pass through first
+    encoder: str = static("small")  # what grids pass through first; all else is flattened
+    shared_trunk: bool = static(False)  # one network, with a head for the policy and one for the value
     recurrent: bool = static(False)  # a GRU after the dense layers
     share_parameters: bool = static(False)
     agent_id: bool = static(False)  # shown to the networks, beside the observation
@@ -63,6 +65,8 @@ class IPPO(Configuration):
     def check(self) -> None:
         one_of("ppo.activation", self.activation, ACTIVATIONS)
         one_of("ppo.encoder", self.encoder, tuple(ENCODERS))
+        if self.shared_trunk and not self.trunk_can_be_shared:
+            raise InputError(f"ppo.shared_trunk must be false: the critic of {type(self).__name__} is another network")
         for field in ("num_envs", "rollout_length", "epochs", "minibatches"):
             at_least(f"ppo.{field}", getattr(self, field), 1)
         for field in (
@@ -126,11 +130,12 @@ class PPO(Population):
     # ------------------------------------------------------------------ parts
     @property
     def actor(self) -> SequenceNetwork:
-        return self.network(num_outputs(self.spec.action_space), head_gain=0.01)
+        outputs = num_outputs(self.spec.action_space)
+        return self.network(outputs, head_gain=0.01, value_head=self.config.shared_trunk)
 
     @property
     def critic(self) -> SequenceNetwork:
-        return self.network(1, head_gain=1.0)
+        return self.actor if self.config.shared_trunk else self.network(1, head_gain=1.0)
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
@@ -150,7 +155,8 @@ class PPO(Population):
 
     def init_critic(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """One set's critic and its memory [B, H]."""
-        return self.critic.fresh(key), self.critic.initial_memory(self.num_streams)
+        critic = () if self.config.shared_trunk else self.critic.fresh(key)
+        return critic, self.critic.initial_memory(self.num_streams)
 
     def memory(self, num_envs: int) -> PyTree:
         return self.actor.initial_memory(num_envs, self.spec.num_agents)
@@ -160,7 +166,12 @@ class PPO(Population):
     ) -> tuple[Distribution, PyTree]:
         """The policies [E, N] at one step, and the memory [E, N, H] after it."""
         outputs, memory = self.one_step(self.actor, actor, memory, observation)
-        return policy_distribution(self.spec.action_space, outputs, mask), memory
+        return self.policies(outputs, mask), memory
+
+    def policies(self, outputs: jax.Array, mask: jax.Array | None) -> Distribution:
+        """What the actor's outputs [..., F] say of actions; those of a value head are left out."""
+        space = self.spec.action_space
+        return policy_distribution(space, outputs[..., : num_outputs(space)], mask)
 
     def act(self, state: PPOState, memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
         distribution, memory = self.distribution(state.actor, memory, observation, mask)
@@ -183,8 +194,9 @@ class PPO(Population):
         """V(o_t) and V of the true successor [T, E, N], and the critic's memory after every row [P, T, B, H]."""
         rows, successors = self.critic_inputs(trajectory)
         reset = self.row_reset(trajectory.reset)
-        v_tm1, v_t, memories = self.outputs(self.critic, state.critic, state.critic_memory, rows, successors, reset)
-        return v_tm1[..., 0], v_t[..., 0], memories
+        params = state.actor if self.config.shared_trunk else state.critic
+        v_tm1, v_t, memories = self.outputs(self.critic, params, state.critic_memory, rows, successors, reset)
+        return v_tm1[..., -1], v_t[..., -1], memories
 
     def advantages(self, trajectory: Trajectory, v_tm1: jax.Array, v_t: jax.Array) -> jax.Array:
         """Generalised advantages [T, E, N] from the values of each row's state and of its true successor."""
@@ -197,10 +209,13 @@ class PPO(Population):
         config = self.config
         actor_memory = jax.tree.map(lambda m: m[0], batch.actor_memory)
         outputs, _ = self.actor.apply(params[0], actor_memory, batch.observation, batch.reset)
-        distribution = policy_distribution(self.spec.action_space, outputs, batch.action_mask)
+        distribution = self.policies(outputs, batch.action_mask)
         log_ratio = jnp.subtract(distribution.log_prob(batch.action), batch.log_prob)
         policy_loss = clipped_surrogate(log_ratio, batch.advantage, config.clip)
-        value_loss = self.value_loss(params[1], batch)
+        if config.shared_trunk:
+            value_loss = self.value_error(outputs[..., -1], batch)
+        else:
+            value_loss = self.value_loss(params[1], batch)
         entropy = distribution.entropy().mean()
         total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
         kl = ((jnp.exp(log_ratio) - 1) - log_ratio).mean()  # Schulman (2020), estimator k3
@@ -210,8 +225,12 @@ class PPO(Population):
         """One critic's regression on the return estimates."""
         memory = jax.tree.map(lambda m: m[0], batch.critic_memory)
         value, _ = self.critic.apply(critic, memory, batch.critic_input, batch.reset)
+        return self.value_error(value[..., 0], batch)
+
+    def value_error(self, value: jax.Array, batch: Batch) -> jax.Array:
+        """How far values [T, B] are from the return estimates."""
         clip = self.config.clip if self.config.clip_value else None
-        return squared_error(value[..., 0], batch.value, batch.target, clip)
+        return squared_error(value, batch.value, batch.target, clip)
 
     def learn(
         self, params: tuple[PyTree, PyTree], optimiser_state: PyTree, batch: Batch, key: jax.Array
@@ -252,7 +271,7 @@ class PPO(Population):
         reset = self.row_reset(trajectory.reset)
         batch = Batch(
             observation=self.inputs(trajectory.observation),
-            critic_input=self.critic_inputs(trajectory)[0],
+            critic_input=() if self.config.shared_trunk else self.critic_inputs(trajectory)[0],
             action=self.to_streams(trajectory.action),
             action_mask=jax.tree.map(self.to_streams, trajectory.action_mask),
             reset=jnp.broadcast_to(reset, (self.num_sets, *reset.shape)),

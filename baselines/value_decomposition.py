@@ -72,7 +72,7 @@ class IQL(Configuration):
     warm_up: int = static(10)  # rollouts before the first update
     hidden_sizes: tuple[int, ...] = static((64, 64))
     activation: str = static("relu")
-    encoder: str = static("flat")  # what grids pass through first
+    encoder: str = static("small")  # what grids pass through first; all else is flattened
     recurrent: bool = static(False)  # a GRU after the dense layers
     share_parameters: bool = static(True)
     agent_id: bool = static(True)  # shown to the networks, beside the observation

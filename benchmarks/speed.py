@@ -28,10 +28,13 @@ import numpy as np
 
 from marl_suite.baselines.ppo import IPPO
 from marl_suite.envs.environment import Environment, PyTree, at_least
-from marl_suite.envs.registry import make
+from marl_suite.envs.grid.world import GridWorld
+from marl_suite.envs.registry import make, registered
 from marl_suite.envs.spaces import Discrete
 from marl_suite.training import Fit
 
+GRID = "grid"
+"""Stands for one grid world of each kind."""
 CARTPOLE, BREAKOUT, JAXMARL = "CartPole-v1 (gymnax)", "Breakout-MinAtar (gymnax)", "coin_game (JaxMARL)"
 
 _TIMED_SECONDS = 0.2  # of one timed call of a stepping program
@@ -43,7 +46,8 @@ class Row:
     """How fast one program was."""
 
     environment: str
-    kind: str  # "stepping", "calibration" (stepping of others' environments) or "training" (IPPO, one seed)
+    kind: str  # "stepping", "calibration" (stepping of others' environments) or "training" (IPPO, one seed), in grid
+    # worlds "training small" and "training standard", by the encoder
     num_envs: int  # parallel environments, E
     scan_length: int  # steps of one compiled scan
     steps: int  # environment steps in one timed call, which is one scan or several
@@ -55,6 +59,7 @@ class Row:
     rates: tuple[float, ...] = ()  # environment steps per second, one per repeat
     order: tuple[int, ...] = ()  # per repeat, when it was timed: a count over all timed calls of its group
     to_cartpole: float | None = None  # median over repeats of this rate over that of gymnax's CartPole-v1
+    to_breakout: float | None = None  # the same over that of gymnax's Breakout-MinAtar
     to_jaxmarl: float | None = None  # of a coin game: the same over that of JaxMARL's
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +80,8 @@ def measure(
     """Times stepping at every batch size, and training with the default IPPO.
 
     Args:
-        environments: registered names; their default settings and parameters are used.
+        environments: registered names, or "grid" for one of each kind of grid world; their default settings and
+            parameters are used.
         num_envs: batch sizes.
         repeats: timed calls per program.
         steps: steps of every environment in one timed call; when None, as many as take about 0.2 s.
@@ -85,7 +91,7 @@ def measure(
     Raises:
         InputError: for an unknown environment or a number below 1, before anything is compiled.
     """
-    games = {name: make(name) for name in environments}
+    games = {name: make(name) for given in environments for name in (grid_worlds() if given == GRID else (given,))}
     at_least("repeats", repeats, 1)
     at_least("steps", 1 if steps is None else steps, 1)
     at_least("num_envs", min(num_envs, default=1), 1)
@@ -95,7 +101,14 @@ def measure(
     rows = []
     for size in num_envs:
         rows += _with_ratios(_time([_stepping(world, size, steps) for world in worlds], repeats))
-    return rows + _time([_training(name, game, repeats) for name, game in games.items() if training], repeats)
+    pairs = [(game, kind) for game in games.items() for kind in _learners(game[1]) if training]
+    return rows + _time([_training(*game, kind, repeats) for game, kind in pairs], repeats)
+
+
+def grid_worlds() -> tuple[str, ...]:
+    """One grid world of each kind: those that are called as their class is by default."""
+    games = {name: make(name) for name in registered()}
+    return tuple(n for n, game in games.items() if isinstance(game, GridWorld) and type(game)().name == n)  # pyright: ignore[reportCallIssue]
 
 
 class _Timed(NamedTuple):
@@ -123,7 +136,8 @@ def _with_ratios(rows: list[Row]) -> list[Row]:
 
     for index, row in enumerate(rows):
         to_jaxmarl = ratio(row.environment, JAXMARL) if row.environment.startswith("coin_game") else None
-        rows[index] = dataclasses.replace(row, to_cartpole=ratio(row.environment, CARTPOLE), to_jaxmarl=to_jaxmarl)
+        gymnax = {"to_cartpole": ratio(row.environment, CARTPOLE), "to_breakout": ratio(row.environment, BREAKOUT)}
+        rows[index] = dataclasses.replace(row, **gymnax, to_jaxmarl=to_jaxmarl)
     return rows
 
 
@@ -231,8 +245,16 @@ def _random_actions(space: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.A
     return jax.vmap(space.sample)(jax.random.split(key, int(np.prod(shape)))).reshape(*shape, *space.shape)
 
 
-def _training(name: str, game: Environment, repeats: int) -> _Timed:
-    config = IPPO()
+def _learners(game: Environment) -> dict[str, IPPO]:
+    """What learns in `game`, by the row's kind."""
+    if not isinstance(game, GridWorld):
+        return {"training": IPPO()}
+    settings = {"num_envs": 16, "rollout_length": 32, "epochs": 2, "share_parameters": True, "shared_trunk": True}
+    return {f"training {size}": IPPO(**settings, encoder=size) for size in ("small", "standard")}
+
+
+def _training(name: str, game: Environment, kind: str, repeats: int) -> _Timed:
+    config = _learners(game)[kind]
     updates = 1 + repeats * _TIMED_UPDATES
     run = iter(Fit(game, config, (0,), updates * config.num_envs * config.rollout_length, chunks=updates))
 
@@ -244,12 +266,13 @@ def _training(name: str, game: Environment, repeats: int) -> _Timed:
 
     first = call(1)
     facts = _facts(game.reset, config.num_envs, config.rollout_length, _TIMED_UPDATES)
-    return _Timed(Row(name, "training", **facts, first_update_seconds=first), lambda: call(_TIMED_UPDATES))
+    return _Timed(Row(name, kind, **facts, first_update_seconds=first), lambda: call(_TIMED_UPDATES))
 
 
 # ---------------------------------------------------------------------- tables
 _COLUMNS = {"environment": "", "kind": "", "num_envs": "", "scan_length": ""}
-_COLUMNS |= {"median": ",.0f", "min": ",.0f", "max": ",.0f", "spread": ".0%", "to_cartpole": ".2f", "to_jaxmarl": ".2f"}
+_COLUMNS |= {"median": ",.0f", "min": ",.0f", "max": ",.0f", "spread": ".0%", "to_cartpole": ".2f"}
+_COLUMNS |= {"to_breakout": ".3f", "to_jaxmarl": ".2f"}
 _COLUMNS |= {"compile_seconds": ".2f", "first_update_seconds": ".2f", "observation_bytes": "", "state_bytes": ""}
 
 

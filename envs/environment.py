@@ -36,7 +36,7 @@ Player: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @custom_vmap
-def _any_in_batch(x: jax.Array) -> jax.Array:
+def any_in_batch(x: jax.Array) -> jax.Array:
     """`jnp.any(x)` that also reduces over every axis it is vmapped over.
 
     Its result stays a plain scalar under `vmap`, so a `lax.cond` on it remains a branch instead of becoming a
@@ -45,10 +45,10 @@ def _any_in_batch(x: jax.Array) -> jax.Array:
     return jnp.any(x)
 
 
-@_any_in_batch.def_vmap
-def _any_in_batch_vmapped(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+@any_in_batch.def_vmap
+def any_in_batch_vmapped(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
     del axis_size, in_batched
-    return _any_in_batch(jnp.any(x)), False
+    return any_in_batch(jnp.any(x)), False
 
 
 def random_player(env: "Environment", params: PyTree = None) -> Player:
@@ -203,7 +203,7 @@ class Environment:
             start = self.reset_env(key, params)
             return jax.tree.map(lambda new, old: jnp.where(done, new, old), start, (observation, state))
 
-        return jax.lax.cond(_any_in_batch(done), fresh, lambda: (observation, state))
+        return jax.lax.cond(any_in_batch(done), fresh, lambda: (observation, state))
 
     def make_params(self, **overrides: Any) -> PyTree:
         """The default parameters with some replaced.

@@ -105,3 +105,23 @@ _SUBSTRATES = "marl_suite.envs.substrates"
 for _name in ("open", "closed", "partnership"):
     register(f"commons_harvest_{_name}", f"{_SUBSTRATES}.commons_harvest:CommonsHarvest", variant=_name)
 register("clean_up", f"{_SUBSTRATES}.clean_up:CleanUp")
+register("coins", f"{_SUBSTRATES}.coins:Coins")
+register("coop_mining", f"{_SUBSTRATES}.coop_mining:CoopMining")
+register("gift_refinements", f"{_SUBSTRATES}.gift_refinements:GiftRefinements")
+register("externality_mushrooms", f"{_SUBSTRATES}.externality_mushrooms:ExternalityMushrooms")
+for _name in ("open", "rooms"):
+    register(f"territory_{_name}", f"{_SUBSTRATES}.territory:Territory", variant=_name)
+register("allelopathic_harvest", f"{_SUBSTRATES}.allelopathic_harvest:AllelopathicHarvest")
+for _name in (
+    "prisoners_dilemma",
+    "stag_hunt",
+    "chicken",
+    "bach_stravinsky",
+    "pure_coordination",
+    "running_with_scissors",
+):
+    _target = f"{_SUBSTRATES}.in_the_matrix:InTheMatrix"
+    register(f"{_name}_in_the_matrix_arena", _target, game=_name)
+    _view = {"view_ahead": 3, "view_behind": 1, "view_sides": 2}
+    register(f"{_name}_in_the_matrix_repeated", _target, game=_name, variant="repeated", num_agents=2, **_view)
+register("level_based_foraging", f"{_SUBSTRATES}.level_based_foraging:LevelBasedForaging")

@@ -47,8 +47,8 @@ class Train:
     """its traced parameters, as in max_steps=100"""
     chunks: int = 20
     """points of the learning curve"""
-    episodes: int = 128
-    """per evaluation"""
+    episodes: int = 0
+    """per evaluation; default: 128, or fewer where many agents play long episodes"""
     best_response: float = 1e5
     """steps that a best response to the trained policies learns for, in games of mixed motives; 0 for none"""
     out: str = ""
@@ -92,6 +92,31 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Render:
+    """Play one episode and draw it: a .gif, .mp4 or .txt file or, without a suffix, a folder of PNG files."""
+
+    environment: Positional[str]
+    """a grid world of `marl-suite list environments`; any environment for text"""
+    policy: str = "random"
+    """a scripted player of the game or a results folder; several, as in cleaner,eater, take the seats in turn"""
+    out: str = ""
+    """the file or folder; default runs/ENVIRONMENT.gif"""
+    steps: int = 200
+    """after which the episode is cut"""
+    seed: int = 0
+    fps: float = 8
+    """frames per second"""
+    cell: int = 0
+    """pixels to a cell's side; default 24, and up to 48 on small maps"""
+    greedy: bool = False
+    """stored policies play their modes instead of samples"""
+    env: Pairs = ()
+    """static settings of the environment; default: those of the results folder, if one plays"""
+    params: Pairs = ()
+    """its traced parameters, likewise"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Schelling:
     """Ask whether a game is a social dilemma: k scripted cooperators and N - k defectors, for every k."""
 
@@ -116,6 +141,7 @@ class Speed:
     """Measure environment and training steps per second, beside gymnax and, where installed, JaxMARL."""
 
     environments: Positional[tuple[str, ...]] = ("prisoners_dilemma", "coin_game")
+    """names of `marl-suite list environments`, or grid for one of each kind of grid world"""
     num_envs: tuple[int, ...] = (1, 64, 1024, 4096, 16384)
     """parallel environments"""
     repeats: int = 5
@@ -131,6 +157,7 @@ COMMANDS = {
     "sweep": Sweep,
     "table": Table,
     "evaluate": Evaluate,
+    "render": Render,
     "schelling": Schelling,
     "speed": Speed,
 }
@@ -277,6 +304,16 @@ def _evaluate(command: Evaluate) -> None:
     print(replay.evaluate_folder(Path(command.folder), command.against, command.episodes, command.greedy, command.seed))
 
 
+def _render(command: Render) -> None:
+    from marl_suite.experiments import overrides
+    from marl_suite.experiments.render import render
+
+    out = Path(command.out or f"runs/{command.environment.replace(':', '-')}.gif")
+    env, params = (overrides.single(sum(pairs, ())) for pairs in (command.env, command.params))
+    options = command.steps, command.seed, command.fps, command.cell, command.greedy
+    print(render(command.environment, command.policy, out, *options, env, params))
+
+
 def _schelling(command: Schelling) -> None:
     from marl_suite.envs.environment import at_least
     from marl_suite.envs.registry import make
@@ -309,6 +346,7 @@ _RUN = {
     Sweep: _sweep,
     Table: _table,
     Evaluate: _evaluate,
+    Render: _render,
     Schelling: _schelling,
     Speed: _speed,
 }

@@ -17,6 +17,7 @@ from jax.custom_batching import custom_vmap
 
 from marl_suite.envs import Environment, InputError, make, registered
 from marl_suite.envs.environment import random_player
+from marl_suite.envs.grid.world import GridWorld
 from marl_suite.envs.spaces import Box, Discrete
 from marl_suite.envs.spaces import Dict as DictSpace
 from marl_suite.envs.testing import check_environment
@@ -70,12 +71,17 @@ class Well(Environment):
 
 
 # ---------------------------------------------------------------------- good environments
-VARIANTS = {"commons_harvest_closed", "commons_harvest_partnership"}
-"""Other maps of a game that is checked anyway: checked only on request, since each takes some seconds to compile."""
+def is_variant(name: str) -> bool:
+    """Whether it is another map or table of a grid world that is checked anyway.
+
+    Those are checked only on request, since each takes some seconds to compile.
+    """
+    env = make(name)
+    return isinstance(env, GridWorld) and env.name != type(env)().name  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in registered()]
+    "name", [pytest.param(name, marks=pytest.mark.slow if is_variant(name) else ()) for name in registered()]
 )
 def test_registered_environments_keep_the_contract(name):
     check_environment(make(name))

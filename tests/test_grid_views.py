@@ -16,12 +16,12 @@ def reference(planes, marks, position, heading, present, window):
     margin = 12
     views = []
     for viewer in range(len(position)):
-        depth = planes.shape[-1] + 2 + marks.shape[1]
+        depth = planes.shape[-1] + 1 + marks.shape[1]
         world = np.zeros((*SHAPE, depth), np.uint8)
         world[..., : planes.shape[-1]] = planes
         for i in np.flatnonzero(present):
-            code = 1 if i == viewer else 2
-            world[tuple(position[i])][planes.shape[-1] :] = [code, (heading[i] - heading[viewer]) % 4 + 1, *marks[i]]
+            code = 1 if i == viewer else 2 + (heading[i] - heading[viewer]) % 4
+            world[tuple(position[i])][planes.shape[-1] :] = [code, *marks[i]]
         canvas = np.zeros((SHAPE[0] + 2 * margin, SHAPE[1] + 2 * margin, depth), np.uint8)
         canvas[margin:-margin, margin:-margin] = world
         row, column = position[viewer] + margin
@@ -54,6 +54,17 @@ def test_views_are_the_world_turned_and_cut(window):
     np.testing.assert_array_equal(seen, np.stack([reference(*world, window) for world in worlds]))
 
 
+@pytest.mark.parametrize("window", [WINDOWS[0], WINDOWS[3]])
+def test_turning_the_whole_world_by_a_quarter_changes_no_view(window):
+    see = jax.jit(lambda *world: egocentric(*world, window=window))
+    for seed in range(10):
+        planes, marks, position, heading, present = random_world(seed, num_marks=1)
+        to_the_right = np.stack([position[:, 1], SHAPE[0] - 1 - position[:, 0]], axis=-1)
+        turned = np.rot90(planes, -1), marks, to_the_right, (heading + 1) % 4, present
+        before, after = see(planes, marks, position, heading, present), see(*turned)
+        np.testing.assert_array_equal(after, before)
+
+
 def test_the_default_window_is_eleven_by_eleven_with_oneself_at_row_nine():
     assert WINDOWS[0].shape == (11, 11) and WINDOWS[0].home == (9, 5)
     assert WINDOWS[1].shape == (5, 5) and WINDOWS[1].home == (3, 2)
@@ -71,7 +82,7 @@ def test_one_agent_ahead_that_looks_to_the_right(heading):
         jnp.ones(2, bool),
         Window(3, 1, 2),
     )[0]
-    assert view[3, 2].tolist() == [1, 1, 1] and view[1, 2].tolist() == [1, 2, 2]
+    assert view[3, 2].tolist() == [1, 1] and view[1, 2].tolist() == [1, 3]
     assert int((view[..., 1] > 0).sum()) == 2
 
 

@@ -121,18 +121,54 @@ def test_no_matrix_is_decomposed_to_draw_weights():
     assert not decomposition.search(str(jax.make_jaxpr(network.init)(jax.random.key(0), *inputs)))
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_successors_are_valued_alike_whether_or_not_an_episode_ends_inside_the_rollout(recurrent):
+    network = SequenceNetwork(vectors(4), 3, (H,), recurrent=recurrent)
+    rows, last, ends = (jax.random.normal(jax.random.key(i), (n, B, 4)) for i, n in enumerate((T, 1, T)))
+    params, memory = jax.jit(network.fresh)(jax.random.key(1)), network.initial_memory(B)
+    memory = jax.tree.map(lambda m: m + 0.3, memory)
+    look = jax.jit(jax.vmap(network.rows_and_successors, (0, None, None, None, 0)))  # two lanes, as two seeds
+    twice = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    going_on = jnp.concatenate([rows[1:], last])
+    reset = jnp.zeros((2, T, B), bool).at[:, 0, 1].set(True)
+    outputs, following, _ = look(twice, memory, rows, going_on, reset)
+    np.testing.assert_allclose(following[:, :-1], outputs[:, 1:], atol=1e-6)  # the short way, and what it must give
+    # In one lane an episode ends after row 1: both lanes now take the long way, and the other's values stay the same.
+    ended = reset.at[1, 2, 0].set(True)
+    long_outputs, long_following, _ = look(twice, memory, rows, going_on, ended)
+    np.testing.assert_allclose(long_following[0], following[0], atol=1e-6)
+    np.testing.assert_allclose(long_following[1, :2], following[1, :2], atol=1e-6)
+    true_last = going_on.at[1, 0].set(ends[1, 0])
+    _, cut, _ = look(twice, memory, rows, true_last, ended)
+    changed = np.abs(np.asarray(cut - long_following)).max(axis=-1) > 1e-4
+    assert np.argwhere(changed).tolist() == [[0, 1, 0], [1, 1, 0]]  # the true last observation is what is valued
+    if recurrent:  # from the memory before the reset
+        assert not np.allclose(long_outputs[1, 2, 0], long_following[1, 1, 0], atol=1e-4)
+
+
+def test_a_value_head_is_one_more_output_with_weights_of_its_own():
+    network = SequenceNetwork(vectors(4), 3, (H,), head_gain=0.01, value_head=True)
+    params: Any = jax.jit(network.fresh)(jax.random.key(0))
+    assert params["params"]["value"]["kernel"].shape == (H, 1)
+    outputs, _ = network.apply(params, (), jnp.ones((T, B, 4)), jnp.zeros((T, B), bool))
+    assert outputs.shape == (T, B, 4)
+    params["params"]["value"]["bias"] += 2
+    moved, _ = network.apply(params, (), jnp.ones((T, B, 4)), jnp.zeros((T, B), bool))
+    np.testing.assert_allclose(moved - outputs, np.broadcast_to([0, 0, 0, 2], outputs.shape), atol=1e-6)
+
+
 # ---------------------------------------------------------------------- grids
 TILES = Box(0, np.array([4, 1, 2]), (5, 6, 3), np.uint8)
 """Three planes: five kinds of tile, a mark, three headings."""
 
 
-def test_planes_of_whole_numbers_are_one_hot_up_to_their_bound_and_marks_stay_as_they_are():
+def test_planes_of_whole_numbers_are_one_hot_up_to_their_bound_and_nothing_is_all_zeros():
     grid = np.asarray(TILES.sample(jax.random.key(0)))
     found = np.asarray(planes(TILES, jnp.asarray(grid[None])))[0]
-    assert found.shape == (5, 6, 5 + 1 + 3)
+    assert found.shape == (5, 6, 4 + 1 + 2)
     for i, j in np.ndindex(5, 6):
         tile, mark, heading = grid[i, j]
-        wanted = [float(tile == k) for k in range(5)] + [float(mark)] + [float(heading == k) for k in range(3)]
+        wanted = [tile == 1, tile == 2, tile == 3, tile == 4, mark == 1, heading == 1, heading == 2]
         np.testing.assert_array_equal(found[i, j], wanted)
 
 
@@ -150,7 +186,7 @@ def test_the_standard_encoder_has_the_published_sizes():
     network = SequenceNetwork(TILES, 7, (64,), encoder="standard")
     shapes: Any = jax.eval_shape(network.fresh, jax.random.key(0))["params"]["encoder"]
     kernels = [shapes[f"Dense_{i}"]["kernel"].shape for i in range(4)]
-    assert kernels == [(25 * 9, 32), (9 * 32, 32), (9 * 32, 32), (5 * 6 * 32, 64)]
+    assert kernels == [(25 * 7, 32), (9 * 32, 32), (9 * 32, 32), (5 * 6 * 32, 64)]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -13,6 +13,9 @@ from probes import PROBES, Probe, Tagged, assert_trees_equal, stacked
 
 from marl_suite import rollout, training
 from marl_suite.algorithm import Learner, Trajectory, env_spec
+from marl_suite.baselines.advantage_alignment import GroupRelativeAdvantageAlignment
+from marl_suite.baselines.loqa import LOQA
+from marl_suite.baselines.mappo import MAPPO
 from marl_suite.baselines.ppo import IPPO, PPO, Batch, PPOState, clipped_surrogate, squared_error
 from marl_suite.envs import Environment, InputError, make
 from marl_suite.envs.environment import PyTree
@@ -191,6 +194,46 @@ def test_the_loss_is_the_surrogate_and_the_weighted_value_error_less_the_weighte
     np.testing.assert_allclose(total, -surrogate + 0.7 * error - 0.3 * entropy, rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"], (rho - 1 - np.log(rho)).mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["entropy"], entropy, rtol=1e-5)
+
+
+def test_a_shared_trunk_has_the_same_loss_of_its_two_heads():
+    config = IPPO(hidden_sizes=(8,), value_coefficient=0.7, shared_trunk=True)
+    ppo, rng = ppo_for(Probe(), config), np.random.default_rng(0)
+    rows = lambda *shape: jnp.asarray(rng.normal(size=(3, 4, *shape)), jnp.float32)  # noqa: E731
+    observation, old, advantage, value, target = rows(2), rows() - 1, rows(), rows(), rows()
+    action, reset = jnp.asarray(rng.integers(2, size=(3, 4))), jnp.zeros((3, 4), bool)
+    batch = Batch(observation, (), action, None, reset, old, value, advantage, target, (), ())
+    params: Any = ppo.actor.init(jax.random.key(0), (), observation, reset)
+    outputs = np.asarray(cast(Any, ppo.actor.apply)(params, (), observation, reset)[0])
+    assert outputs.shape == (3, 4, 3)
+    (_, metrics), gradient = jax.value_and_grad(ppo.loss, has_aux=True)((params, ()), batch)
+    v = outputs[..., 2]
+    held = value + np.clip(v - value, -0.2, 0.2)
+    error = 0.5 * np.maximum((v - target) ** 2, (held - target) ** 2).mean()
+    np.testing.assert_allclose(metrics["value_loss"], error, rtol=1e-5)
+    log_probs = np.asarray(jax.nn.log_softmax(outputs[..., :2]))
+    np.testing.assert_allclose(metrics["entropy"], -(np.exp(log_probs) * log_probs).sum(-1).mean(), rtol=1e-5)
+    kernels = gradient[0]["params"]
+    assert all(np.abs(kernels[name]["kernel"]).max() > 0 for name in ("Dense_0", "Dense_1", "value"))
+
+
+def test_a_shared_trunk_learns_values_and_a_policy_and_its_critic_is_its_actor():
+    config = IPPO(lr=0.02, gamma=GAMMA, num_envs=16, rollout_length=20, hidden_sizes=(16,), shared_trunk=True)
+    params = PROBES["match"]
+    *_, chunk = Fit(Probe(), config, [0], 100 * 16 * 20, params, chunks=1)
+    ppo, state = PPO(config, env_spec(Probe(), params)), jax.tree.map(lambda x: x[0], chunk.state.learner)
+    assert state.critic == ()
+    outputs, _ = cast(Any, ppo.actor.apply)(
+        jax.tree.map(lambda x: x[0], state.actor), (), OBSERVATIONS[None, :2], np.zeros((1, 2), bool)
+    )
+    chances = np.asarray(jax.nn.softmax(outputs[0, :, :2]))
+    assert chances[0, 0] > 0.95 and chances[1, 1] > 0.95
+
+
+@pytest.mark.parametrize("config", [MAPPO, LOQA, GroupRelativeAdvantageAlignment])
+def test_a_critic_of_another_kind_shares_no_trunk(config):
+    with pytest.raises(InputError, match=f"shared_trunk must be false: the critic of {config.__name__}"):
+        config(shared_trunk=True).check()
 
 
 # ---------------------------------------------------------------------- separate and shared parameters

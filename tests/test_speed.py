@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from marl_suite.benchmarks import speed
+from marl_suite.envs import make
 from marl_suite.envs.errors import InputError
 
 
@@ -95,9 +96,10 @@ def test_ratios_are_medians_of_ratios_within_a_repeat():
         row("coin_game", (6.0, 3.0, 10.0)),
         row(speed.CARTPOLE, (2.0, 1.0, 2.0)),
         row(speed.JAXMARL, (1.0, 1.0, 1.0)),
+        row(speed.BREAKOUT, (4.0, 4.0, 4.0)),
     ]
-    game, cartpole, jaxmarl = speed._with_ratios(rows)
-    assert (game.to_cartpole, game.to_jaxmarl) == (3.0, 6.0)
+    game, cartpole, jaxmarl, _ = speed._with_ratios(rows)
+    assert (game.to_cartpole, game.to_breakout, game.to_jaxmarl) == (3.0, 1.5, 6.0)
     assert (cartpole.to_cartpole, cartpole.to_jaxmarl) == (1.0, None)
     assert jaxmarl.to_cartpole == 0.5
 
@@ -137,6 +139,18 @@ def test_a_jaxmarl_that_replaces_stdout_and_stderr_on_import_has_them_put_back(m
     (world,) = speed._jaxmarl_worlds()
     assert (sys.stdout, sys.stderr) == before
     assert world.action_space.n == 5 and world.action_axes == (2,)
+
+
+def test_grid_stands_for_one_grid_world_of_each_kind_and_trains_both_encoders():
+    names = speed.grid_worlds()
+    assert {"clean_up", "coins", "commons_harvest_open", "prisoners_dilemma_in_the_matrix_arena"} <= set(names)
+    assert not {"commons_harvest_closed", "coin_game", "prisoners_dilemma_in_the_matrix_repeated"} & set(names)
+    configurations = speed._learners(make("coins"))
+    assert {kind: c.encoder for kind, c in configurations.items()} == {
+        "training small": "small",
+        "training standard": "standard",
+    }
+    assert all(c.epochs == 2 and c.shared_trunk for c in configurations.values())
 
 
 def test_training_rows_count_the_steps_of_the_default_ippo(training_rows):

@@ -3,7 +3,7 @@
 import pytest
 
 from marl_suite.envs.errors import InputError
-from marl_suite.experiments.suites import builtin_suites, from_table, load
+from marl_suite.experiments.suites import Cell, builtin_suites, from_table, load
 
 SMALL = {
     "steps": 1000,
@@ -135,3 +135,10 @@ def test_settings_of_an_environment_reach_the_parts_of_a_team():
     environment = {"id": "stag_hunt", "set": {"ppo.gamma": 0.1}}
     (team,) = from_table(changed(environments=[environment], baselines=[{"id": "ippo+always_defect"}]))
     assert team.specification["set"]["0.gamma"] == 0.1 and team.mixed_team and team.learns
+
+
+def test_long_episodes_of_many_agents_are_evaluated_fewer_times():
+    episodes = {name: Cell(name, "ippo", "").check().episodes for name in ("prisoners_dilemma", "two_step", "clean_up")}
+    assert episodes == {"prisoners_dilemma": 128, "two_step": 128, "clean_up": 2**16 // 7000}
+    assert Cell("clean_up", "ippo", "", params={"max_steps": 10_000}).check().episodes == 8
+    assert Cell("clean_up", "ippo", "", episodes=77).check().episodes == 77

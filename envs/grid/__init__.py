@@ -5,5 +5,6 @@
 * views: egocentric windows                         * spawning: starts and returns
 * neighbours: density-dependent growth              * scripted: path finding in views, for scripted players
 * state: what worlds keep                           * board: what agents can do and see
+* drawing: states as pictures                       * growth: chance at many sites of which hardly any matters
 * world: `GridWorld`, the environment that a substrate subclasses
 """

@@ -109,6 +109,14 @@ def crossed(shot: Shot, shape: tuple[int, int]) -> jax.Array:
     return jnp.zeros(beyond, bool).at[hit].set(True, mode="drop").reshape(shape)
 
 
+def drawn(shots: list[Shot], shape: tuple[int, int]) -> jax.Array:
+    """uint8 [H, W]: 1 + the place in `shots` of the kind of beam that hit a cell, the last of several; 0 for none."""
+    beyond = shape[0] * shape[1]
+    hit = jnp.concatenate([jnp.ravel(jnp.where(shot.reached, shot.cells, beyond)) for shot in shots])
+    kinds = np.repeat(np.arange(1, len(shots) + 1, dtype=np.uint8), [shot.cells.size for shot in shots])
+    return jnp.zeros(beyond, jnp.uint8).at[hit].max(kinds, mode="drop").reshape(shape)
+
+
 # ---------------------------------------------------------------------- recharging
 def pull_trigger(timer: jax.Array, wants: jax.Array, cooldown: jax.Array | int) -> tuple[jax.Array, jax.Array]:
     """Who of those that want to fire can, and the timers after that.

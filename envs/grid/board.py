@@ -35,7 +35,11 @@ class Board(Environment):
     beams: ClassVar[tuple[Beam, ...]] = ()
     """In the order of their actions."""
     colours: ClassVar[Mapping[str, str]] = {"floor": "#ece6da", "wall": "#55504a"}
-    """How pictures paint each tile, "#rrggbb"; a beam of a substrate, by its name, has an entry too."""
+    """How pictures paint each tile, "#rrggbb"; a beam of a substrate, by its name, has an entry too, and "agent 0" and
+    so on may have one, where agents differ in colour."""
+    shapes: ClassVar[Mapping[str, str]] = {}
+    """How pictures draw a tile: "square", which fills its cell, "disc" or "diamond", which lie on the first tile, or,
+    as "disc on water", on another. Where none is given, tiles whose symbol is a letter are discs and others squares."""
     freezes: ClassVar[bool] = False
     """Whether agents can be frozen, which views then show."""
 
@@ -124,7 +128,7 @@ class Board(Environment):
     @property
     def view_limits(self) -> dict[str, int]:
         """The planes of a view, in order, with their highest values."""
-        return self.plane_limits() | {"agent": views.OTHER, "heading": 4} | self.mark_limits()
+        return self.plane_limits() | {"agent": views.OTHER + 3} | self.mark_limits()
 
     def seen(self, observation: dict[str, jax.Array], plane: str) -> jax.Array:
         """uint8 [..., height, width]: one plane of a view, by its name in `view_limits`."""
@@ -142,6 +146,10 @@ class Board(Environment):
         present = state.timeout == 0
         view = views.egocentric(planes, marks, state.position, state.heading, present, self.window)
         return {"view": view, **self.extras(state, params)}
+
+    def owners(self, state: Any) -> Plane:
+        """uint8 [H, W]: 1 + the agent that owns a cell, which pictures frame in its colour; 0 for nobody."""
+        return np.zeros(self.grid.shape, np.uint8)
 
     def frame(self, state: Any) -> str:
         """One state as text: the map, with an arrow for each agent in play, and a line per agent."""

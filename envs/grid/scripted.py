@@ -53,3 +53,18 @@ def any_at(plane: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array
     height, width = plane.shape
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     return jnp.any(plane[rows[inside], columns[inside]])
+
+
+def aims(targets: jax.Array, stops: jax.Array, length: int) -> jax.Array:
+    """bool [h, w]: the cells from which a straight beam of some `length` reaches one of `targets`, bool [h, w].
+
+    It flies ahead, as the viewer looks, and ends at the first cell that `stops`, bool [h, w], it; what is beyond it is
+    not reached.
+    """
+    nothing = jnp.zeros_like(targets[:1])
+    reached, behind = jnp.zeros_like(targets), targets
+    for _ in range(length):
+        behind = jnp.concatenate([nothing, behind[:-1]])
+        reached = reached | behind
+        behind = behind & ~stops
+    return reached

@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_suite.envs.environment import any_in_batch
 from marl_suite.envs.grid.cells import flat
+
+MANY = 100
+"""With more cells than this, agents try a few instead of drawing for each cell."""
+TRIES = 4
 
 
 def occupied(spawns: np.ndarray, position: jax.Array, present: jax.Array, shape: tuple[int, int]) -> jax.Array:
@@ -30,6 +35,41 @@ def place(
     Returns:
         position int32 [N, 2], any where nothing was found, and placed, bool [N].
     """
+    if len(spawns) > MANY:
+        return _place_by_trial(key, spawns, taken, waiting, shape)
+    return _place_by_priority(key, spawns, taken, waiting, shape)
+
+
+def _place_by_trial(
+    key: jax.Array, spawns: np.ndarray, taken: jax.Array | np.ndarray, waiting: jax.Array, shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """`place` with a few tries for each agent, of which the first free cell counts: among many cells, one is free.
+
+    Where an agent finds none or two find the same, all are placed anew. As tries prefer no cell, that does not matter
+    for the distribution.
+    """
+    try_key, again_key = jax.random.split(key)
+    tries = (jax.random.bits(try_key, (TRIES, len(waiting))) % len(spawns)).astype(jnp.int32)
+    free = ~jnp.asarray(taken).at[tries].get(mode="promise_in_bounds")
+    site = tries[0]
+    for i in range(1, TRIES):
+        site = jnp.where(free[:i].any(axis=0), site, tries[i])
+    same = (site[:, None] == site) & waiting[:, None] & waiting & ~np.eye(len(waiting), dtype=bool)
+    failed = jnp.any(waiting & ~free.any(axis=0)) | same.any()
+    cells = jnp.where(waiting, jnp.asarray(spawns).at[site].get(mode="promise_in_bounds"), -1)
+    found = jnp.stack(jnp.divmod(cells, shape[1]), axis=-1), waiting
+
+    def anew(found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        again = _place_by_priority(again_key, spawns, taken, waiting, shape)
+        return jax.tree.map(lambda new, old: jnp.where(failed, new, old), again, found)
+
+    return jax.lax.cond(any_in_batch(failed), anew, lambda found: found, found)
+
+
+def _place_by_priority(
+    key: jax.Array, spawns: np.ndarray, taken: jax.Array | np.ndarray, waiting: jax.Array, shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """`place` in the order of one draw per cell."""
     priority = jnp.where(taken, -1.0, jax.random.uniform(key, spawns.shape))
 
     # On CPUs a loop over agents takes a quarter of the time that ranking all cells takes.

@@ -16,6 +16,7 @@ import numpy as np
 from marl_suite.envs.grid.cells import ahead_of, flat
 
 SELF, OTHER = 1, 2
+"""Who stands in a cell; agents other than oneself have OTHER and the three numbers above it, by their headings."""
 
 
 class Window(NamedTuple):
@@ -73,15 +74,15 @@ def egocentric(
         window: how far the views reach.
 
     Returns:
-        uint8 [N, height, width, P + 2 + M]: the planes, then who stands there (0 nobody, 1 oneself, 2 another), its
-        heading relative to the viewer's (0 nobody, 1 the same, 2 turned right, 3 opposite, 4 turned left), and its
-        marks. All zero for agents that are not present.
+        uint8 [N, height, width, P + 1 + M]: the planes, then who is there (0 nobody, 1 oneself, 2 to 5 another whose
+        heading, relative to the viewer's, is the same, turned right, opposite or turned left), and its marks. All zero
+        for agents that are not present.
     """
     num_agents, (height, width, num_planes) = len(position), planes.shape
     offsets = jnp.asarray(_offsets(window))[heading]
     cells = flat(position[:, :1] + offsets[..., 0], position[:, 1:] + offsets[..., 1], (height, width))
     cells = jnp.where(present[:, None], cells, height * width)
-    padding = ((0, 1), (0, 2 + marks.shape[1]))  # a blank cell beyond the map, and room for the agents
+    padding = ((0, 1), (0, 1 + marks.shape[1]))  # a blank cell beyond the map, and room for the agents
     source = jnp.pad(planes.reshape(height * width, num_planes), padding)
     views = source.at[cells].get(mode="promise_in_bounds")
     views = _draw(views, num_planes, _looks(heading, marks), _places_in_view(position, heading, window), present)
@@ -89,11 +90,10 @@ def egocentric(
 
 
 def _looks(heading: jax.Array, marks: jax.Array) -> jax.Array:
-    """uint8 [N, N, 2 + M]: what each viewer, first, sees of each agent."""
-    who = np.where(np.eye(len(heading), dtype=bool), SELF, OTHER)
-    relative = (heading - heading[:, None]) % 4 + 1
-    pair = jnp.stack([jnp.asarray(who), relative], axis=-1).astype(jnp.uint8)
-    return jnp.concatenate([pair, jnp.broadcast_to(marks, (*who.shape, marks.shape[1]))], axis=-1)
+    """uint8 [N, N, 1 + M]: what each viewer, first, sees of each agent."""
+    relative = (heading - heading[:, None]) % 4
+    who = jnp.where(np.eye(len(heading), dtype=bool), SELF, OTHER + relative)[..., None].astype(jnp.uint8)
+    return jnp.concatenate([who, jnp.broadcast_to(marks, (*who.shape[:2], marks.shape[1]))], axis=-1)
 
 
 def _draw(views: jax.Array, first: int, looks: jax.Array, places: jax.Array, present: jax.Array) -> jax.Array:

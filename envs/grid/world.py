@@ -21,7 +21,7 @@ import numpy as np
 
 from marl_suite.envs.environment import Metrics, at_least, at_most
 from marl_suite.envs.grid import spawning
-from marl_suite.envs.grid.beams import Beam, Shot, agents_hit, crossed, pull_trigger, shoot
+from marl_suite.envs.grid.beams import Beam, Shot, agents_hit, drawn, pull_trigger, shoot
 from marl_suite.envs.grid.board import Board
 from marl_suite.envs.grid.cells import Plane, flat
 from marl_suite.envs.grid.movement import BASE_ACTIONS, NOOP, move, turned
@@ -47,6 +47,8 @@ class GridWorld(Board):
     """
 
     mixed_motive: ClassVar[bool] = True
+    times_out: ClassVar[bool] = True
+    """Whether beams can take agents out of play; without beams nothing does."""
 
     # ------------------------------------------------------------------ what a substrate gives
     def begin(self, key: jax.Array, base: dict[str, jax.Array], params: Any) -> Any:
@@ -132,6 +134,7 @@ class GridWorld(Board):
         shots, hits = {}, {}
         if self.beams:
             state, shots, hits = self._fire(state, actions, params)
+        if self.beams and self.times_out:
             state = self._return(place_key, heading_key, state, absent)
         state = state.replace(time=state.time + 1)
         state, reward, metrics = self.rules(rules_key, state, Events(actions, entered, shots, hits), params)
@@ -143,16 +146,14 @@ class GridWorld(Board):
     def _fire(self, state: Any, actions: jax.Array, params: Any) -> tuple[Any, dict[str, Shot], dict[str, jax.Array]]:
         """All beams at once: the state, who shot where, and who hit whom."""
         present, shape = state.timeout == 0, self.grid.shape
-        beam_plane, timers = jnp.zeros(shape, jnp.uint8), []
-        shots, hits = {}, {}
+        shots, hits, timers = {}, {}, []
         for i, beam in enumerate(self.beams):
             wants = actions == len(BASE_ACTIONS) + i
             fired, timer = pull_trigger(state.timers[:, i], wants, self.cooldown(beam, params))
             shot = shoot(beam, fired, state.position, state.heading, present, self.stops(beam, state))
-            beam_plane = jnp.where(crossed(shot, shape), np.uint8(i + 1), beam_plane)
             shots[beam.name], hits[beam.name] = shot, agents_hit(shot, state.position, present, shape)
             timers.append(timer)
-        state = state.replace(timers=jnp.stack(timers, axis=-1), beam=beam_plane)
+        state = state.replace(timers=jnp.stack(timers, axis=-1), beam=drawn(list(shots.values()), shape))
         return self.strike(state, hits, params), shots, hits
 
     def _return(self, place_key: jax.Array, heading_key: jax.Array, state: Any, absent: jax.Array) -> Any:
@@ -167,9 +168,9 @@ class GridWorld(Board):
         )
 
     def global_state(self, state: Any, params: Any = None) -> jax.Array:
-        """float32 [S]: per agent its place in 0 .. 1, its heading one-hot, 1 / (1 + time-out), 1 / (1 + steps frozen) where
-        agents freeze, and readiness; the share of the clock that has passed; and the substrate's `state_features`.
-        Beams that just fired are left out."""
+        """float32 [S]: per agent its place in 0 .. 1, its heading one-hot, 1 / (1 + time-out), 1 / (1 + steps frozen)
+        where agents freeze, and readiness; the share of the clock that has passed; and the substrate's
+        `state_features`. Beams that just fired are left out."""
         params = self.default_params if params is None else params
         extent = np.maximum(np.array(self.grid.shape) - 1, 1)
         parts = [

@@ -61,11 +61,11 @@ class CleanUp(GridWorld):
         num_agents, map, view_ahead, view_behind, view_sides: see `GridWorld`. In maps, "~" is clean and "D" dirty
             river, "-" a stream that stays clean, "A" an apple site and "P" a spawn cell. All can be walked on.
 
-    Observation: a dict of `view`, uint8 [11, 11, 4] of planes (tile: 1 floor, 2 wall, 3 river, 4 dirt, 5 bare site, 6
-    apple; beam: 1 zap, 2 clean; agent; heading), see `marl_suite.envs.grid.views`, and `ready`, float32 [2], of both
-    beams. Actions: seven moves, "zap" and "clean". Reward: apples [N]. Metrics: `apples`, how many are there, `dirt`,
-    f, `eaten` [N], `cleaned` [N], the dirt that each removed (also counted for both when two did at once),
-    `clean_shots` [N], `zaps` [N] and `timed_out` [N]. Global state: see `GridWorld`, and `apples` [S] and `dirt` [D].
+    Observation: a dict of `view`, uint8 [11, 11, 3] of planes (tile: 1 floor, 2 wall, 3 river, 4 dirt, 5 bare site, 6
+    apple; beam: 1 zap, 2 clean; agent), see `marl_suite.envs.grid.views`, and `ready`, float32 [2], of both beams.
+    Actions: seven moves, "zap" and "clean". Reward: apples [N]. Metrics: `apples`, how many are there, `dirt`, f,
+    `eaten` [N], `cleaned` [N], the dirt that each removed (also counted for both when two did at once), `clean_shots`
+    [N], `zaps` [N] and `timed_out` [N]. Global state: see `GridWorld`, and `apples` [S] and `dirt` [D].
 
     Deviations: bare sites look different from the floor. See also `marl_suite.envs.grid.world`.
     """
@@ -97,6 +97,7 @@ class CleanUp(GridWorld):
         "zap": "#f2b705",
         "clean": "#3fd0c9",
     }
+    shapes: ClassVar[Mapping[str, str]] = {"dirt": "disc on river", "apple": "disc on bare"}
     beams: ClassVar[tuple[Beam, ...]] = (
         Beam("zap", length=3, radius=1),
         Beam("clean", length=3, radius=1, stops_at_agents=False),
@@ -192,8 +193,9 @@ class CleanUp(GridWorld):
         """bool [D]: with `dirt_probability` one cell that is not among `dirt`, each of them as likely; else none."""
         draw, where = jax.random.uniform(key, (2,))
         clean = ~dirt
-        count = jnp.cumsum(clean)
-        chosen = clean & (count == 1 + jnp.floor(where * count[-1]).astype(jnp.int32))
+        up_to = np.triu(np.ones((len(dirt), len(dirt)), np.float32))
+        count = clean.astype(jnp.float32) @ up_to  # a running sum; a product is faster on CPUs, and as exact
+        chosen = clean & (count == 1 + jnp.floor(where * count[-1]))
         return chosen & (draw < params.dirt_probability)
 
     def state_features(self, state: CleanUpState, params: Any) -> list[jax.Array]:

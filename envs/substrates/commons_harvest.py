@@ -63,10 +63,10 @@ class CommonsHarvest(GridWorld):
         num_agents, map, view_ahead, view_behind, view_sides: see `GridWorld`. In maps, "A" is an apple, "P" a spawn
             cell, and "Q" a cell on which an agent may start but not come back.
 
-    Observation: a dict of `view`, uint8 [11, 11, 4] of planes (tile: 1 floor, 2 wall, 3 bare site, 4 apple; beam;
-    agent; heading), see `marl_suite.envs.grid.views`, and `ready`, float32 [1]. Actions: seven moves and "zap". Reward:
-    apples [N]. Metrics: `apples`, how many are left, `eaten` [N], `zaps` [N], how many others each timed out, and
-    `timed_out` [N]. Global state: see `GridWorld`, and `apples` [S].
+    Observation: a dict of `view`, uint8 [11, 11, 3] of planes (tile: 1 floor, 2 wall, 3 bare site, 4 apple; beam;
+    agent), see `marl_suite.envs.grid.views`, and `ready`, float32 [1]. Actions: seven moves and "zap". Reward: apples
+    [N]. Metrics: `apples`, how many are left, `eaten` [N], `zaps` [N], how many others each timed out, and `timed_out`
+    [N]. Global state: see `GridWorld`, and `apples` [S].
 
     Deviations: which agents start inside the field is drawn anew for each episode, so that agents are exchangeable;
     bare sites look different from the floor; the cells of the partnership map on which Melting Pot punishes agents of
@@ -86,6 +86,7 @@ class CommonsHarvest(GridWorld):
     }
     legend: ClassVar[Mapping[str, str]] = {**GridWorld.legend, "A": "apple", "Q": "first cell inside"}
     tiles: ClassVar[Mapping[str, str]] = {"floor": ".", "wall": "#", "bare": ",", "apple": "A"}
+    shapes: ClassVar[Mapping[str, str]] = {"apple": "disc on bare"}
     colours: ClassVar[Mapping[str, str]] = {
         **GridWorld.colours,
         "bare": "#cfd9b4",

@@ -180,7 +180,7 @@ def train(
     env: dict[str, Any] | None = None,
     params: dict[str, Any] | None = None,
     chunks: int = 20,
-    episodes: int = 128,
+    episodes: int = 0,
     best_response: float = 1e5,
     report: Report | None = None,
     **overrides: Any,
@@ -195,7 +195,7 @@ def train(
         env: static settings of the environment, such as `{"num_agents": 7}`.
         params: its traced parameters, such as `{"max_steps": 100}`.
         chunks: points of the learning curve.
-        episodes: per evaluation.
+        episodes: per evaluation; 0 for 128, or fewer where many agents play long episodes.
         best_response: steps that a best response to the policies learns for, in games of mixed motives; 0 for none.
         report: called with (cell, chunk) after every chunk.
         **overrides: settings of the baseline, such as `lr=3e-4`.

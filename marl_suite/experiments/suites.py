@@ -54,6 +54,12 @@ _KEYS = {
 }
 
 
+def usual_episodes(game: Environment, params: PyTree) -> int:
+    """How many episodes an evaluation plays unless told otherwise: 128, but about 2^16 steps of agents, at least 8."""
+    steps = game.num_agents * getattr(params, "max_steps", 1)
+    return int(min(128, max(8, 2**16 // steps)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One entry of a results table: a baseline in an environment, all seeds."""
@@ -64,7 +70,7 @@ class Cell:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     steps: float = 1_000_000
     chunks: int = 20
-    episodes: int = 128
+    episodes: int = 0  # per evaluation; 0: 128, or fewer where many agents play long episodes
     best_response: float = 1e5  # steps that a best response to the trained policies learns for; 0: none
     env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -129,7 +135,9 @@ class Cell:
         return len(self.seeds) * self._learner.buffer_bytes
 
     def check(self) -> "Cell":
-        """This cell, after raising `InputError` for whatever in it no game or baseline would take."""
+        """This cell, complete, after raising `InputError` for whatever in it no game or baseline would take."""
+        if self.episodes == 0:
+            return dataclasses.replace(self, episodes=usual_episodes(self.game, self.game_params)).check()
         for what, value in (("steps", self.steps), ("chunks", self.chunks), ("episodes", self.episodes)):
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 1 or value % 1 != 0:
                 raise InputError(f"{what} must be a positive whole number, got {value!r}")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_suite.envs.environment import any_in_batch
 from marl_suite.envs.spaces import Box, Dict, Discrete, Space
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
@@ -46,7 +47,7 @@ def features(space: Space, observation: Any) -> jax.Array:
 
 ENCODERS: dict[str, tuple[tuple[tuple[int, int], ...], int]] = {
     "flat": ((), 0),
-    "small": (((16, 3),), 32),
+    "small": (((8, 1),), 64),
     "standard": (((32, 5), (32, 3), (32, 3)), 64),
 }
 """What a grid passes through: (channels, window) of each convolution and the dense layer after them; "flat" flattens
@@ -59,17 +60,11 @@ def is_grid(space: Space) -> bool:
 
 
 def planes(space: Box, observation: jax.Array) -> jax.Array:
-    """float32 [..., H, W, F] from whole numbers [..., H, W, C]: plane c one-hot over 0 .. its highest value, and as it
-    is where it holds only 0 and 1."""
-    highest = space.high.max((0, 1)).tolist()
-    parts = [observation[..., c] for c in range(len(highest))]
-    return jnp.concatenate(
-        [
-            x[..., None].astype(jnp.float32) if high <= 1 else jax.nn.one_hot(x, int(high) + 1)
-            for x, high in zip(parts, highest, strict=True)
-        ],
-        axis=-1,
-    )
+    """float32 [..., H, W, F] from whole numbers [..., H, W, C]: plane c one-hot over 1 .. its highest value, where 0,
+    which is nothing or unknown, is all zeros, as the padding of a convolution is."""
+    highest = space.high.max((0, 1)).astype(int).tolist()
+    parts = [observation[..., c, None] == np.arange(1, high + 1) for c, high in enumerate(highest)]
+    return jnp.concatenate(parts, axis=-1).astype(jnp.float32)
 
 
 def patches(x: jax.Array, size: int) -> jax.Array:
@@ -148,6 +143,8 @@ class SequenceNetwork(nn.Module):
     """Of the head. A network of nothing but a head without bias is a table, when observations are one-hot."""
     encoder: str = "flat"
     """One of `ENCODERS`."""
+    value_head: bool = False
+    """Whether there is one more output, a value, from a head of its own."""
 
     @nn.compact
     def __call__(self, memory: Any, observation: Any, reset: jax.Array) -> tuple[jax.Array, Any]:
@@ -159,7 +156,8 @@ class SequenceNetwork(nn.Module):
             reset: bool [T, B], rows before which the memory is cleared.
 
         Returns:
-            outputs [T, B, num_outputs] and the memory after every row, [T, B, H] or empty.
+            outputs [T, B, num_outputs], or one more with a `value_head`, the last, and the memory after every row,
+            [T, B, H] or empty.
         """
         x = Encoder(self.space, self.encoder, self.activation, name="encoder")(observation)
         for size in self.hidden_sizes:
@@ -169,7 +167,10 @@ class SequenceNetwork(nn.Module):
             _, x = _Recurrence(self.hidden_sizes[-1])(memory, (x, reset))
             memory = x
         head = nn.Dense(self.num_outputs, use_bias=self.use_bias, kernel_init=_gaussian(self.head_gain))
-        return head(x), memory
+        if not self.value_head:
+            return head(x), memory
+        value = nn.Dense(1, kernel_init=_gaussian(1.0), name="value")
+        return jnp.concatenate([head(x), value(x)], axis=-1), memory
 
     def fresh(self, key: jax.Array) -> Any:
         """New parameters."""
@@ -189,11 +190,22 @@ class SequenceNetwork(nn.Module):
             reset: bool [T, B].
         """
         outputs, memories = self.apply(params, memory, rows, reset)
-        # All successors in one call, as a sequence of length one that goes on from each row's memory.
-        carried = jax.tree.map(lambda m: m.reshape(-1, m.shape[-1]), memories)
-        at_once = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), successors)
-        following, _ = self.apply(params, carried, at_once, jnp.zeros((1, reset.size), bool))
-        return outputs, following.reshape(outputs.shape), memories
+
+        def after(rows: slice) -> jax.Array:
+            """The successors of some rows in one call, as a sequence of length one that goes on from their memories."""
+            carried = jax.tree.map(lambda m: m[rows].reshape(-1, m.shape[-1]), memories)
+            at_once = jax.tree.map(lambda x: x[rows].reshape(1, -1, *x.shape[2:]), successors)
+            count = jax.tree.leaves(at_once)[0].shape[1]
+            following, _ = self.apply(params, carried, at_once, jnp.zeros((1, count), bool))
+            return following.reshape(-1, *outputs.shape[1:])
+
+        # Where no episode ends inside the rollout, all successors but the last are rows themselves.
+        following = jax.lax.cond(
+            any_in_batch(reset[1:]),
+            lambda: after(slice(None)),
+            lambda: jnp.concatenate([outputs[1:], after(slice(-1, None))]),
+        )
+        return outputs, following, memories
 
     def initial_memory(self, *batch: int) -> Any:
         """A cleared memory `[*batch, H]`, or an empty tuple for a feed-forward network."""

@@ -80,7 +80,9 @@ class Population:
         return jax.tree.map(self.to_streams, seen)
 
     # ------------------------------------------------------------------ networks
-    def network(self, num_outputs: int, head_gain: float, space: Space | None = None) -> SequenceNetwork:
+    def network(
+        self, num_outputs: int, head_gain: float, space: Space | None = None, value_head: bool = False
+    ) -> SequenceNetwork:
         """A network of one parameter set, over inputs in `space`: one agent's inputs when None."""
         config = self.config
         return SequenceNetwork(
@@ -91,6 +93,7 @@ class Population:
             activation=config.activation,
             head_gain=head_gain,
             encoder=config.encoder,
+            value_head=value_head,
         )
 
     def one_step(
