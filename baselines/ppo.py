@@ -50,7 +50,7 @@ class IPPO(Configuration):
     minibatches: int = static(4)  # the streams are split, never time
     hidden_sizes: tuple[int, ...] = static((64, 64))
     activation: str = static("tanh")
-    encoder: str = static("small")  # what grids pass through first; all else is flattened
+    encoder: str = static("auto")  # what grids pass through first; auto: small where planes hold categories
     shared_trunk: bool = static(False)  # one network, with a head for the policy and one for the value
     recurrent: bool = static(False)  # a GRU after the dense layers
     share_parameters: bool = static(False)
@@ -64,7 +64,7 @@ class IPPO(Configuration):
 
     def check(self) -> None:
         one_of("ppo.activation", self.activation, ACTIVATIONS)
-        one_of("ppo.encoder", self.encoder, tuple(ENCODERS))
+        one_of("ppo.encoder", self.encoder, ("auto", *ENCODERS))
         if self.shared_trunk and not self.trunk_can_be_shared:
             raise InputError(f"ppo.shared_trunk must be false: the critic of {type(self).__name__} is another network")
         for field in ("num_envs", "rollout_length", "epochs", "minibatches"):
@@ -166,9 +166,9 @@ class PPO(Population):
     ) -> tuple[Distribution, PyTree]:
         """The policies [E, N] at one step, and the memory [E, N, H] after it."""
         outputs, memory = self.one_step(self.actor, actor, memory, observation)
-        return self.policies(outputs, mask), memory
+        return self.distribution_of(outputs, mask), memory
 
-    def policies(self, outputs: jax.Array, mask: jax.Array | None) -> Distribution:
+    def distribution_of(self, outputs: jax.Array, mask: jax.Array | None) -> Distribution:
         """What the actor's outputs [..., F] say of actions; those of a value head are left out."""
         space = self.spec.action_space
         return policy_distribution(space, outputs[..., : num_outputs(space)], mask)
@@ -209,7 +209,7 @@ class PPO(Population):
         config = self.config
         actor_memory = jax.tree.map(lambda m: m[0], batch.actor_memory)
         outputs, _ = self.actor.apply(params[0], actor_memory, batch.observation, batch.reset)
-        distribution = self.policies(outputs, batch.action_mask)
+        distribution = self.distribution_of(outputs, batch.action_mask)
         log_ratio = jnp.subtract(distribution.log_prob(batch.action), batch.log_prob)
         policy_loss = clipped_surrogate(log_ratio, batch.advantage, config.clip)
         if config.shared_trunk:

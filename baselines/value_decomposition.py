@@ -72,7 +72,7 @@ class IQL(Configuration):
     warm_up: int = static(10)  # rollouts before the first update
     hidden_sizes: tuple[int, ...] = static((64, 64))
     activation: str = static("relu")
-    encoder: str = static("small")  # what grids pass through first; all else is flattened
+    encoder: str = static("auto")  # what grids pass through first; auto: small where planes hold categories
     recurrent: bool = static(False)  # a GRU after the dense layers
     share_parameters: bool = static(True)
     agent_id: bool = static(True)  # shown to the networks, beside the observation
@@ -83,7 +83,7 @@ class IQL(Configuration):
 
     def check(self) -> None:
         one_of("q.activation", self.activation, ACTIVATIONS)
-        one_of("q.encoder", self.encoder, tuple(ENCODERS))
+        one_of("q.encoder", self.encoder, ("auto", *ENCODERS))
         for field in ("num_envs", "rollout_length", "batch_size", "gradient_steps", "target_every", "epsilon_steps"):
             at_least(f"q.{field}", getattr(self, field), 1)
         for field in ("lr", "max_gradient_norm", "warm_up"):

@@ -10,7 +10,15 @@ import pytest
 
 from marl_suite.envs.spaces import Box, Dict, Discrete
 from marl_suite.learning.distributions import num_outputs, policy_distribution
-from marl_suite.learning.networks import ENCODERS, SequenceNetwork, features, num_features, patches, planes
+from marl_suite.learning.networks import (
+    ENCODERS,
+    SequenceNetwork,
+    features,
+    holds_categories,
+    num_features,
+    patches,
+    planes,
+)
 
 T, B, F, H = 7, 3, 4, 6
 
@@ -182,6 +190,17 @@ def test_a_product_with_patches_is_a_convolution(window):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_categories_are_encoded_and_planes_of_zeros_and_ones_taken_as_they_are_unless_told_otherwise():
+    binary = Box(0, 1, (3, 3, 4), np.uint8)
+    assert holds_categories(TILES) and not holds_categories(binary) and not holds_categories(Box(0, 9, (3, 3, 4)))
+    for space, same in ((TILES, "small"), (binary, "flat"), (vectors(4), "flat")):
+        shapes = [
+            jax.tree.map(jnp.shape, jax.eval_shape(SequenceNetwork(space, 2, encoder=e).fresh, jax.random.key(0)))
+            for e in ("auto", same)
+        ]
+        assert shapes[0] == shapes[1]
+
+
 def test_the_standard_encoder_has_the_published_sizes():
     network = SequenceNetwork(TILES, 7, (64,), encoder="standard")
     shapes: Any = jax.eval_shape(network.fresh, jax.random.key(0))["params"]["encoder"]
@@ -189,7 +208,7 @@ def test_the_standard_encoder_has_the_published_sizes():
     assert kernels == [(25 * 7, 32), (9 * 32, 32), (9 * 32, 32), (5 * 6 * 32, 64)]
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", ["auto", *ENCODERS])
 def test_an_encoder_sees_grids_inside_dictionaries_and_flattens_the_rest(encoder):
     space = Dict({"view": TILES, "inventory": Box(0, 9, (2,)), "role": Discrete(3)})
     network = SequenceNetwork(space, 2, (H,), recurrent=True, encoder=encoder)

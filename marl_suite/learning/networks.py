@@ -59,6 +59,12 @@ def is_grid(space: Space) -> bool:
     return isinstance(space, Box) and len(space.shape) == 3 and np.issubdtype(space.dtype, np.integer)
 
 
+def holds_categories(space: Space) -> bool:
+    """Whether observations are a grid of whole numbers that mean kinds, so that a network should not take them as they
+    are; planes of 0 and 1 it may."""
+    return is_grid(space) and isinstance(space, Box) and bool(space.high.max() > 1)
+
+
 def planes(space: Box, observation: jax.Array) -> jax.Array:
     """float32 [..., H, W, F] from whole numbers [..., H, W, C]: plane c one-hot over 1 .. its highest value, where 0,
     which is nothing or unknown, is all zeros, as the padding of a convolution is."""
@@ -97,7 +103,8 @@ class _Recurrence(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A vector per observation. Grids pass through convolutions unless `kind` is "flat", all else is flattened."""
+    """A vector per observation. Grids pass through one of `ENCODERS`, all else is flattened; "auto" is "small" where
+    planes hold categories and "flat" elsewhere."""
 
     space: Space
     kind: str
@@ -114,7 +121,10 @@ class Encoder(nn.Module):
         if not is_grid(self.space):
             return features(self.space, observation)
         assert isinstance(self.space, Box)
-        activate, (convolutions, size) = ACTIVATIONS[self.activation], ENCODERS[self.kind]
+        if self.kind == "auto" and not holds_categories(self.space):
+            return features(self.space, observation)
+        kind = "small" if self.kind == "auto" else self.kind
+        activate, (convolutions, size) = ACTIVATIONS[self.activation], ENCODERS[kind]
         x = planes(self.space, observation)
         for channels, window in convolutions:
             # One matrix product: a convolution is many times slower inside a scan or a vmap on XLA's CPU backend.
