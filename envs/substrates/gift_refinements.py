@@ -60,9 +60,9 @@ class GiftRefinements(GridWorld):
     lost. "consume" turns all that one held before the step into a reward of 1 per token, whatever its tier. A raw
     token is so worth 1 to who consumes it and 25 to a group that gives it twice.
 
-    Fear: over 1,000 steps six `giver` players earn 117 points each, six `consumer` ones 12, and a single `giver` 0. A
-    lone `consumer` earns about twice what the five givers beside it do, but whether it gains by not being the sixth
-    takes hundreds of episodes to tell, as returns vary from nothing to hundreds.
+    Fear and greed: over 1,000 steps six `giver` players earn 117 points each, six `consumer` ones 12, a single `giver` 0
+    and a single `consumer` 145 beside five givers. Returns vary from nothing to hundreds, so that it takes some seventy
+    episodes for each number of givers to tell that the last is more than 117.
 
     Attributes:
         num_agents, map, view_ahead, view_behind, view_sides: see `GridWorld`. In maps, "." is a cell on which tokens
