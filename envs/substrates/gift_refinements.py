@@ -60,8 +60,8 @@ class GiftRefinements(GridWorld):
     lost. "consume" turns all that one held before the step into a reward of 1 per token, whatever its tier. A raw
     token is so worth 1 to who consumes it and 25 to a group that gives it twice.
 
-    Fear and greed: over 1,000 steps six `giver` players earn 117 points each, six `consumer` ones 12, a single `giver` 0
-    and a single `consumer` 145 beside five givers. Returns vary from nothing to hundreds, so that it takes some seventy
+    Fear and greed: over 1,000 steps six `giver` players earn 117 points each, six `consumer` ones 12, a lone `giver` 0
+    and a lone `consumer` 145 beside five givers. Returns vary from nothing to hundreds, so that it takes some seventy
     episodes for each number of givers to tell that the last is more than 117.
 
     Attributes:
