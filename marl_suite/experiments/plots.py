@@ -9,7 +9,7 @@ import numpy as np
 from marl_suite.experiments import store
 from marl_suite.metrics.statistics import interquartile_mean, stratified_bootstrap
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008): told apart with any colour vision."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 Curve = tuple[np.ndarray, np.ndarray]
@@ -47,11 +47,18 @@ def learning_curves(root: Path) -> Path:
         row[0].set_ylabel("return per step and agent")
     _finish(figure, axes)
     path = root / "learning_curves.png"
-    temporary = path.with_name(".learning_curves.tmp.png")
+    save(figure, path)
+    return path
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure to `path`, all of it or nothing, and closes it."""
+    from matplotlib import pyplot as plt
+
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary, dpi=150)
     plt.close(figure)
     temporary.replace(path)
-    return path
 
 
 def _draw(panel: Any, game: str, learners: dict[tuple, Curve], controls: dict[tuple, float], styles: dict) -> None:
@@ -103,7 +110,7 @@ def _styles(labels: list[str], learning: set[str]) -> dict[str, dict]:
     names = list(dict.fromkeys(labels))
     rounds, learners = ("-", (0, (4, 1.5))), [name for name in names if name in learning]
     colours = {
-        name: {"color": _COLOURS[i % len(_COLOURS)], "linestyle": rounds[i // len(_COLOURS) % len(rounds)]}
+        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": rounds[i // len(COLOURS) % len(rounds)]}
         for i, name in enumerate(learners)
     }
     controls = [name for name in names if name not in learning]

@@ -15,6 +15,7 @@ from marl_suite.envs import registry
 from marl_suite.envs.environment import Environment, PyTree, at_least
 from marl_suite.envs.errors import InputError, unknown_name
 from marl_suite.evaluation import evaluate
+from marl_suite.experiments import plots
 from marl_suite.games.schelling import Diagram, Difference, Verdict, mean_interval, verdict
 from marl_suite.training import compiled
 
@@ -161,17 +162,17 @@ def draw(env: Environment, pair: tuple[str, str], diagram: Diagram, path: Path) 
 
     figure, axes = plt.subplots(figsize=(6.4, 4.9))
     others = np.arange(diagram.num_agents)
-    curves = (diagram.cooperators[1:], "#0072B2", "o", "-"), (diagram.defectors[:-1], "#D55E00", "s", "--")
+    curves = (
+        (diagram.cooperators[1:], plots.COLOURS[0], "o", "-"),
+        (diagram.defectors[:-1], plots.COLOURS[1], "s", "--"),
+    )
     for name, (returns, colour, marker, line) in zip(pair, curves, strict=True):
         points = np.array([mean_interval(sample) for sample in returns])
         axes.plot(others, points[:, 0], line, color=colour, marker=marker, lw=1.8, ms=6, label=f"as {name}")
         axes.fill_between(others, points[:, 1], points[:, 2], color=colour, alpha=0.2, lw=0)
     _finish(axes, env, pair, diagram)
     figure.tight_layout()
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=150)
-    plt.close(figure)
-    temporary.replace(path)
+    plots.save(figure, path)
 
 
 def _finish(axes: Any, env: Environment, pair: tuple[str, str], diagram: Diagram) -> None:
