@@ -242,7 +242,9 @@ def _scan(world: _World, carry: PyTree, length: int) -> PyTree:
 def _random_actions(space: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if hasattr(space, "n"):  # one draw for all: a key for each costs as much as a step of a small game
         return jax.random.randint(key, shape, 0, space.n)
-    return jax.vmap(space.sample)(jax.random.split(key, int(np.prod(shape)))).reshape(*shape, *space.shape)
+    if hasattr(space, "nvec"):
+        return jax.random.randint(key, (*shape, *space.shape), 0, np.asarray(space.nvec))
+    return jax.random.uniform(key, (*shape, *space.shape), minval=space.low, maxval=space.high)
 
 
 def _learners(game: Environment) -> dict[str, IPPO]:

@@ -27,7 +27,7 @@ from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
 from marl_suite.envs.errors import InputError, unknown_name
-from marl_suite.envs.spaces import Discrete, Space
+from marl_suite.envs.spaces import Discrete, MultiDiscrete, Space
 
 PyTree: TypeAlias = Any
 Metrics: TypeAlias = dict[str, jax.Array]
@@ -55,6 +55,17 @@ def random_player(env: "Environment", params: PyTree = None) -> Player:
     """The player that draws every action uniformly."""
     space = env.action_space(params)
     return lambda observation, key: space.sample(key)
+
+
+def per_episode(means: Metrics, *names: str) -> Metrics:
+    """`means` with the metrics `names` per episode instead of per step, for `Environment.derived_metrics`.
+
+    Such a metric speaks of a whole episode: it is reported by the episode's last step and 0 before. So is the metric
+    "episodes", 1 on every last step, which is left out of the result. Without a finished episode they are NaN.
+    """
+    episodes = means["episodes"]
+    rest = {name: mean for name, mean in means.items() if name != "episodes"}
+    return rest | {name: means[name] / episodes for name in names}
 
 
 class Environment:
@@ -110,11 +121,15 @@ class Environment:
         return state.time >= params.max_steps
 
     def action_mask(self, state: PyTree, params: PyTree = None) -> jax.Array:
-        """bool [N, A]: which actions are allowed. Discrete actions only."""
+        """bool [N, A]: which actions are allowed; not for continuous ones.
+
+        Where actions have several components (`MultiDiscrete`), their rows stand side by side, and each component
+        keeps a value: one that does not matter in this step keeps the 0 alone.
+        """
         space = self.action_space(params)
-        if not isinstance(space, Discrete):
+        if not isinstance(space, Discrete | MultiDiscrete):
             raise TypeError(f"{self.name} has continuous actions, so there is no action mask")
-        return jnp.ones((self.num_agents, space.n), bool)
+        return jnp.ones((self.num_agents, space.num_choices), bool)
 
     def global_state(self, state: PyTree, params: PyTree = None) -> jax.Array:
         """float32 [S]: everything there is to know, for central critics. Default: all observations in a row."""
@@ -137,7 +152,7 @@ class Environment:
         return {"random": random_player(self)}
 
     def derived_metrics(self, means: Metrics) -> Metrics:
-        """What tables show, from each metric's mean per step over many episodes; ratios belong here."""
+        """What tables show, from each metric's mean over all steps of many episodes; ratios belong here."""
         return means
 
     def check_params(self, params: PyTree) -> None:
@@ -156,7 +171,7 @@ class Environment:
         Args:
             key: used up by this call.
             state: the state the agents saw.
-            actions: int32 [N], or float for continuous games.
+            actions: int32 [N], [N, D] where an action has D components, or float for continuous games.
             params: traced parameters; the defaults when None.
 
         Returns:

@@ -3,7 +3,7 @@
 They are described by numpy and Python values only, so making one touches no device.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,16 @@ class Discrete(Space):
             raise ValueError(f"Discrete needs at least one value, got n={n}")
         self.n, self.shape, self.dtype = int(n), (), np.dtype(dtype)
 
+    @property
+    def num_choices(self) -> int:
+        """The width of a row that has one entry per value, such as an action mask."""
+        return self.n
+
+    def by_component(self, choices: jax.Array, fill: Any = None) -> jax.Array:
+        """`choices` [..., n] as they are: there is one component."""
+        del fill
+        return choices
+
     def __repr__(self) -> str:
         return f"Discrete({self.n}, {self.dtype.name})"
 
@@ -51,6 +61,41 @@ class Discrete(Space):
         if x.shape != () or not jnp.issubdtype(x.dtype, jnp.integer):
             return jnp.asarray(False)
         return (x >= 0) & (x < self.n)
+
+
+class MultiDiscrete(Space):
+    """Several choices at once: vectors [D] of integers whose component i is one of 0 .. nvec[i] - 1."""
+
+    def __init__(self, nvec: Sequence[int], dtype: Any = np.int32):
+        self.nvec = tuple(int(n) for n in nvec)
+        if not self.nvec or min(self.nvec) < 1:
+            raise ValueError(f"MultiDiscrete needs at least one value for each component, got nvec={nvec}")
+        self.shape, self.dtype = (len(self.nvec),), np.dtype(dtype)
+
+    @property
+    def num_choices(self) -> int:
+        """The width of a row that has one entry per component and value, such as an action mask: those of the first
+        component, then those of the second, and so on."""
+        return sum(self.nvec)
+
+    def by_component(self, choices: jax.Array, fill: Any) -> jax.Array:
+        """[..., num_choices] as [..., D, max(nvec)], one row per component, with `fill` where it has fewer values."""
+        values = np.arange(max(self.nvec))
+        exists = values < np.asarray(self.nvec)[:, None]
+        starts = np.cumsum((0, *self.nvec[:-1]))
+        return jnp.where(exists, choices[..., np.where(exists, starts[:, None] + values, 0)], fill)
+
+    def __repr__(self) -> str:
+        return f"MultiDiscrete({self.nvec}, {self.dtype.name})"
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return jax.random.randint(key, self.shape, 0, np.asarray(self.nvec), self.dtype)
+
+    def contains(self, x: Any) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.shape != self.shape or not jnp.issubdtype(x.dtype, jnp.integer):
+            return jnp.asarray(False)
+        return jnp.all((x >= 0) & (x < np.asarray(self.nvec)))
 
 
 class Box(Space):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_suite.envs.environment import Environment, PyTree, at_least
-from marl_suite.envs.spaces import Discrete, Space
+from marl_suite.envs.spaces import Discrete, MultiDiscrete, Space
 from marl_suite.envs.testing_forms import (
     check_fields,
     check_forms,
@@ -39,7 +39,7 @@ class _Steps(NamedTuple):
     observation: PyTree  # [T, N, ...], what the agents saw in `state`
     actions: jax.Array  # [T, N, ...]
     outcome: PyTree  # the six values of `step`
-    allowed: jax.Array | None  # bool [T, N, A], the action mask in `state`; None for continuous actions
+    allowed: jax.Array | None  # bool [T, N, num_choices], the action mask in `state`; None for continuous actions
 
 
 def check_environment(env: Environment, params: PyTree = None, num_steps: int = 200, seed: int = 0) -> None:
@@ -65,7 +65,7 @@ def check_environment(env: Environment, params: PyTree = None, num_steps: int = 
     env.check_params(params)
     check_forms(env, params)
     steps = _play_twice(env, params, num_steps, seed)
-    _check_values(env, steps)
+    _check_values(env, env.action_space(params), steps)
     _check_spaces(env, params, steps, seed)
     _check_vectorised(env, params, steps, seed)
     _check_op_by_op(env, params, steps, seed)
@@ -112,14 +112,14 @@ def _random_actions(
     env: Environment, space: Space, key: jax.Array, state: PyTree, params: PyTree
 ) -> tuple[jax.Array, jax.Array | None]:
     """Uniform draws from the allowed actions, and which are allowed."""
-    if not isinstance(space, Discrete):
+    if not isinstance(space, Discrete | MultiDiscrete):
         return jax.vmap(space.sample)(jax.random.split(key, env.num_agents)), None
     allowed = env.action_mask(state, params)
-    logits = jnp.where(allowed, 0.0, -jnp.inf)
+    logits = jnp.where(space.by_component(allowed, False), 0.0, -jnp.inf)
     return jax.random.categorical(key, logits).astype(space.dtype), allowed
 
 
-def _check_values(env: Environment, steps: _Steps) -> None:
+def _check_values(env: Environment, space: Space, steps: _Steps) -> None:
     """Rewards, ends of episodes and masks of a run."""
     _, _, reward, terminated, truncated, info = steps.outcome
     require(env, np.all(np.isfinite(reward)), "every reward must be finite")
@@ -128,9 +128,10 @@ def _check_values(env: Environment, steps: _Steps) -> None:
     told = (info["terminated"], info["truncated"])
     rule = "info['terminated'] and info['truncated'] must be those that step returns"
     require_equal(env, rule, told, (terminated, truncated), tolerance=0.0)
-    if steps.allowed is not None:
+    if steps.allowed is not None and isinstance(space, Discrete | MultiDiscrete):
         allowed = np.asarray(steps.allowed)
-        require(env, allowed.any(axis=-1).all(), "action_mask must allow every agent some action")
+        some = space.by_component(steps.allowed, False).any(axis=-1).all()
+        require(env, some, "action_mask must allow every agent some action, in each component")
         rule = "action_mask forbids an action, so masks_actions must be True"
         require(env, env.masks_actions or allowed.all(), rule)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_suite.envs.environment import Environment, PyTree
-from marl_suite.envs.spaces import Dict, Discrete, Space
+from marl_suite.envs.spaces import Dict, Discrete, MultiDiscrete, Space
 
 _INFO = ("final_observation", "metrics", "payoff", "terminated", "truncated")
 _TOLERANCE = 1e-5  # between compilations of the same step, which may round differently
@@ -112,9 +112,9 @@ def _check_views(env: Environment, state: PyTree, params: PyTree) -> None:
     flat = len(jnp.shape(view)) == 1 and view.dtype == np.float32
     require(env, flat, f"global_state must be float32 [S], got {_form(view)}")
     space = env.action_space(params)
-    if isinstance(space, Discrete):
+    if isinstance(space, Discrete | MultiDiscrete):
         mask = _trace(env, "action_mask", env.action_mask, state, params)
-        require_array(env, "action_mask", mask, (env.num_agents, space.n), bool)
+        require_array(env, "action_mask", mask, (env.num_agents, space.num_choices), bool)
 
 
 # ---------------------------------------------------------------------- comparing trees

@@ -127,7 +127,8 @@ def summarise(env: Environment, episodes: Episodes, apart: bool = False) -> Metr
         `finished` (share of episodes that the game ended), the game's own metrics averaged over agents, and
         `agent_return` [N].
     """
-    pooled = env.derived_metrics(jax.tree.map(lambda x: x.mean(0), episodes.metrics))
+    shares = episodes.length / episodes.length.sum()  # of all steps, [E]
+    pooled = env.derived_metrics(jax.tree.map(lambda x: jnp.tensordot(shares, x, axes=1), episodes.metrics))
     summary = {
         "return": episodes.returns.mean(),
         "return_per_step": (episodes.returns.mean(1) / episodes.length).mean(),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marl_suite.envs.spaces import Box, Dict, Discrete
+from marl_suite.envs.spaces import Box, Dict, Discrete, MultiDiscrete
 from marl_suite.learning.distributions import num_outputs, policy_distribution
 from marl_suite.learning.networks import (
     ENCODERS,
@@ -310,6 +310,40 @@ def test_a_gaussians_scale_is_kept_within_bounds():
     for log_scale, kept in ((-50.0, -5.0), (50.0, 2.0)):
         policy = policy_distribution(Box(-1, 1, (1,)), jnp.array([0.0, log_scale]))
         np.testing.assert_allclose(policy.entropy(), 0.5 + 0.5 * np.log(2 * np.pi) + kept, rtol=1e-5)
+
+
+def test_components_are_chosen_independently_and_masked_apart():
+    space = MultiDiscrete((2, 3))
+    logits = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    mask = np.array([True, False, True, True, False])  # the first component cannot choose, the second has two values
+    pairs = np.array([(i, j) for i in range(2) for j in range(3)], np.int32)
+    for allowed in (np.ones(5, bool), mask):
+        weights = np.exp(logits) * allowed
+        first, second = weights[:2] / weights[:2].sum(), weights[2:] / weights[2:].sum()
+        joint = np.outer(first, second).ravel()
+        policy = policy_distribution(space, jnp.asarray(logits), None if allowed.all() else jnp.asarray(allowed))
+        np.testing.assert_allclose(np.exp(jax.vmap(policy.log_prob)(pairs)), joint, atol=1e-6)
+        np.testing.assert_allclose(policy.entropy(), -np.sum(joint * np.log(np.maximum(joint, 1e-30))), rtol=1e-5)
+        np.testing.assert_array_equal(policy.mode(), pairs[joint.argmax()])
+        drawn = policy.sample(seed=jax.random.key(1), sample_shape=(4000,))
+        assert drawn.shape == (4000, 2) and drawn.dtype == np.int32
+        counts = np.bincount(np.asarray(drawn) @ (3, 1), minlength=6) / 4000
+        np.testing.assert_allclose(counts, joint, atol=0.03)
+    assert num_outputs(space) == 5
+
+
+def test_a_space_of_several_choices_knows_its_members_and_its_masks():
+    space = MultiDiscrete((2, 3))
+    drawn = np.asarray(jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 200)))
+    assert {*map(tuple, drawn)} == {(i, j) for i in range(2) for j in range(3)}
+    assert jax.vmap(space.contains)(drawn).all()
+    for wrong in ((2, 0), (0, 3), (-1, 0), (0, 0, 0), (0.0, 1.0)):
+        assert not space.contains(np.array(wrong))
+    rows = space.by_component(jnp.arange(5), -1)
+    np.testing.assert_array_equal(rows, [[0, 1, -1], [2, 3, 4]])
+    assert space == MultiDiscrete([2, 3]) != MultiDiscrete((3, 2)) and space.num_choices == 5
+    with pytest.raises(ValueError, match="at least one value for each component"):
+        MultiDiscrete((2, 0))
 
 
 def test_a_space_without_a_policy_is_refused():

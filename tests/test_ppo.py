@@ -19,7 +19,7 @@ from marl_suite.baselines.mappo import MAPPO
 from marl_suite.baselines.ppo import IPPO, PPO, Batch, PPOState, clipped_surrogate, squared_error
 from marl_suite.envs import Environment, InputError, make
 from marl_suite.envs.environment import PyTree
-from marl_suite.envs.spaces import Box, Space
+from marl_suite.envs.spaces import Box, MultiDiscrete, Space
 from marl_suite.evaluation import evaluator
 from marl_suite.training import Fit
 
@@ -568,6 +568,30 @@ def test_a_continuous_bandit_is_solved():
     actions, _, _ = act((), jnp.asarray(OBSERVATIONS[:2, None]), jax.random.key(0))
     np.testing.assert_allclose(actions, 0.6, atol=0.1)
     assert actions.shape == (2, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lock(Probe):
+    """One step; it pays 1 to turn each of two dials right, and the second does not turn where the sign is negative."""
+
+    masks_actions = True
+
+    def action_space(self, params: PyTree = None) -> Space:
+        return MultiDiscrete((2, 3))
+
+    def action_mask(self, state, params: PyTree = None) -> jax.Array:
+        turns = jnp.arange(3) == 0
+        return jnp.concatenate([jnp.ones(2, bool), turns | (state.sign == 1)])[None]
+
+    def transition(self, key: jax.Array, state, actions: jax.Array, params: PyTree):
+        right = (actions == jnp.stack([state.sign, 2 * state.sign])).mean(axis=1, dtype=jnp.float32)
+        return state.replace(time=state.time + 1), right, jnp.asarray(True), {}
+
+
+def test_a_bandit_of_several_masked_choices_is_solved():
+    config = IPPO(lr=0.02, hidden_sizes=(8,), num_envs=64, rollout_length=1, minibatches=1)
+    *_, chunk = Fit(Lock(), config, [0, 1], steps=64 * 60, chunks=6)
+    assert np.all(chunk.logs["payoff"] > 0.95), chunk.logs["payoff"]
 
 
 def test_an_action_space_without_a_distribution_is_refused():

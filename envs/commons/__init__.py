@@ -1,0 +1,1 @@
+"""Shared resources and public goods without a map."""

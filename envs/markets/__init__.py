@@ -1,0 +1,1 @@
+"""Markets, bargaining and routes."""
