@@ -32,7 +32,8 @@ def make(name: str, **settings: Any) -> Environment:
     """Builds the environment called `name`.
 
     Args:
-        name: a registered name, or "gymnax:ID" for a gymnax environment as a one-agent game.
+        name: a registered name, "gymnax:ID" for a gymnax environment as a one-agent game, or "cheap_talk:ID" for
+            a game with a round of talk before each action, with `symbols` and `talk_graph` as further settings.
         **settings: static settings, those that fix a shape, such as `num_agents`.
 
     Raises:
@@ -42,21 +43,30 @@ def make(name: str, **settings: Any) -> Environment:
         from marl_suite.envs.adapters.gymnax import from_gymnax
 
         return from_gymnax(name.removeprefix("gymnax:"), **settings)
+    if name.startswith("cheap_talk:"):
+        from marl_suite.envs.cheap_talk import CheapTalk
+
+        talk = {key: settings.pop(key) for key in ("symbols", "talk_graph") if key in settings}
+        _check_settings(name, CheapTalk, talk)
+        return CheapTalk(make(name.removeprefix("cheap_talk:"), **settings), **talk)
     if name not in _ENTRIES:
         raise unknown_name("environment", name, _ENTRIES)
     target, defaults = _ENTRIES[name]
     module, _, attribute = target.partition(":")
     cls = getattr(importlib.import_module(module), attribute)
-    fields = static_settings(cls)
-    settable = {key: field for key, field in fields.items() if key != "name"}
+    _check_settings(name, cls, settings)
+    named = {"name": name} if "name" in static_settings(cls) else {}
+    return cls(**named, **{**defaults, **settings})
+
+
+def _check_settings(name: str, cls: type, settings: dict[str, Any]) -> None:
+    settable = {key: field for key, field in static_settings(cls).items() if key != "name"}
     hints = typing.get_type_hints(cls)
     for key, value in settings.items():
         if key not in settable:
             raise unknown_name(f"setting of {name}", key, settable)
         if not _fits(value, hints[key]):
             raise InputError(f"{name}: setting {key} must be {_spell(hints[key])}, got {value!r}")
-    named = {"name": name} if "name" in fields else {}
-    return cls(**named, **{**defaults, **settings})
 
 
 def _fits(value: Any, hint: Any) -> bool:

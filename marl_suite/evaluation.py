@@ -127,8 +127,9 @@ def summarise(env: Environment, episodes: Episodes, apart: bool = False) -> Metr
         `finished` (share of episodes that the game ended), the game's own metrics averaged over agents, and
         `agent_return` [N].
     """
-    shares = episodes.length / episodes.length.sum()  # of all steps, [E]
-    pooled = env.derived_metrics(jax.tree.map(lambda x: jnp.tensordot(shares, x, axes=1), episodes.metrics))
+    length = episodes.length.astype(jnp.float32)
+    means = jax.tree.map(lambda x: jnp.einsum("e,e...->...", length, x) / length.sum(), episodes.metrics)
+    pooled = env.derived_metrics(means)
     summary = {
         "return": episodes.returns.mean(),
         "return_per_step": (episodes.returns.mean(1) / episodes.length).mean(),

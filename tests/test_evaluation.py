@@ -117,7 +117,7 @@ def test_a_summary_says_what_its_episodes_amount_to():
         "sustainability": 2,
         "episode_length": 10 / 3,
         "finished": 2 / 3,
-        "acted": 21 / 9,
+        "acted": (2 * 6 + 3 * 0 + 5 * 15) / (3 * 10),  # of all steps, not of episodes
         "peace": 0.75,
         "timed_out": 0.25,
     }
