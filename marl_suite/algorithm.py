@@ -44,6 +44,7 @@ class EnvSpec:
     num_updates: int = 1
     """How many updates the run will make, for schedules."""
     players: tuple[tuple[str, Callable], ...] = ()
+    """The scripted players by name, and those that the game calls its cooperator, defector and exploiter by role."""
     stage_payoffs: jax.Array | None = dataclasses.field(default=None, compare=False)
     """What joint actions pay, [N, A, ..., A], in repeated games with memory one; may be traced."""
     joint: "EnvSpec | None" = None
@@ -61,6 +62,8 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
     """The specification of `env`."""
     state = jax.eval_shape(lambda: env.reset(jax.random.key(0), params)[1])
     global_state = jax.eval_shape(lambda s: env.global_state(s, params), state)
+    named = {role: getattr(env, role) for role in ("cooperator", "defector", "exploiter")}
+    roles = ((role, env.players[name]) for role, name in named.items() if name)
     return EnvSpec(
         name=env.name,
         num_agents=env.num_agents,
@@ -70,7 +73,7 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
         mixed_motive=env.mixed_motive,
         masks_actions=env.masks_actions,
         num_updates=num_updates,
-        players=tuple(env.players.items()),
+        players=(*env.players.items(), *roles),
         stage_payoffs=env.stage_payoffs(params),
         slots=tuple(range(env.num_agents)),
     )

@@ -32,7 +32,7 @@ class Train:
     """Train a baseline in an environment; comma lists of values make a grid."""
 
     environment: Positional[str]
-    """a name of `marl-suite list environments`, or gymnax:ID"""
+    """a name of `marl-suite list environments`, gymnax:ID, or cheap_talk:NAME"""
     baseline: Positional[str]
     """a name of `marl-suite list baselines`"""
     seeds: int = 5
@@ -141,7 +141,7 @@ class Speed:
     """Measure environment and training steps per second, beside gymnax and, where installed, JaxMARL."""
 
     environments: Positional[tuple[str, ...]] = ("prisoners_dilemma", "coin_game")
-    """names of `marl-suite list environments`, or grid for one of each kind of grid world"""
+    """names of `marl-suite list environments`, or grid or commons for one of each kind of theirs"""
     num_envs: tuple[int, ...] = (1, 64, 1024, 4096, 16384)
     """parallel environments"""
     repeats: int = 5

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import ProbeState, probe_params
 
 from marl_suite.baselines.ppo import IPPO
 from marl_suite.envs import Environment, InputError, make
@@ -16,7 +17,6 @@ from marl_suite.envs.spaces import Box, Discrete, MultiDiscrete, Space
 from marl_suite.envs.testing import check_environment
 from marl_suite.evaluation import evaluate, scripted, summarise
 from marl_suite.training import Fit
-from tests.probes import ProbeState, probe_params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,3 +179,14 @@ def test_recurrent_learners_play_their_past_in_games_of_several(part):
 def test_chunks_that_do_not_divide_the_environments_are_refused():
     with pytest.raises(InputError, match=r"past_self\.chunks must divide 8"):
         registry.configuration("ippo+past_self", **SMALL, chunks=3).build(env_spec(DILEMMA, DILEMMA.default_params))
+
+
+# ---------------------------------------------------------------------- players by role
+def test_a_role_is_whoever_the_game_calls_so():
+    env = make("public_goods", num_agents=4)
+    team = registry.configuration("cooperator+exploiter").build(env_spec(env, env.default_params))
+    observation = env.reset(jax.random.key(0))[0][None]
+    actions, _, _ = team.act(team.init(jax.random.key(0)), team.memory(1), observation, jax.random.key(1))
+    np.testing.assert_array_equal(actions, [[0, 1, 1, 1]])
+    with pytest.raises(InputError, match="matching_pennies has no scripted player 'cooperator'"):
+        registry.configuration("cooperator").build(env_spec(game := make("matching_pennies"), game.default_params))
