@@ -30,6 +30,7 @@ from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner
 from marl_suite.envs.environment import PyTree, at_least, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.games.repeated import discounted_value
+from marl_suite.learning.networks import features
 
 Scalar: TypeAlias = jax.Array | float
 Values: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -197,7 +198,7 @@ class ExactShaping(Configuration):
         if spec.joint is not None:
             raise InputError("exact learners move both players by one rule, so they cannot be part of a composition")
         payoffs = spec.stage_payoffs
-        if payoffs is None:
+        if payoffs is None or payoffs.ndim != 3:
             raise InputError(
                 "exact learners need a repeated (not one-shot) two-player matrix game; "
                 f"this {spec.name} has no closed form"
@@ -217,7 +218,8 @@ class ExactShaping(Configuration):
         def policy(state: ExactState, greedy: bool) -> Act:
             def act(memory: PyTree, observation: jax.Array, key: jax.Array, mask=None) -> ActResult:
                 tables = with_last_action(state.logits)
-                logits = jnp.einsum("ens,nsa->ena", observation, tables, precision="highest")
+                states = features(spec.observation_space, observation)  # one-hot, [E, N, S]
+                logits = jnp.einsum("ens,nsa->ena", states, tables, precision="highest")
                 return logits.argmax(-1) if greedy else jax.random.categorical(key, logits), memory, ()
 
             return act

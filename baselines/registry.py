@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from marl_suite.algorithm import Configuration
+from marl_suite.algorithm import ROLES, Configuration
 from marl_suite.composition import Composition
 from marl_suite.envs.errors import InputError, unknown_name
 
@@ -31,10 +31,14 @@ _ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "iql": ("marl_suite.baselines.value_decomposition:IQL", {}),
     "vdn": ("marl_suite.baselines.value_decomposition:VDN", {}),
     "qmix": ("marl_suite.baselines.value_decomposition:QMIX", {}),
+    "q_learning": ("marl_suite.baselines.q_learning:QLearning", {}),
     "past_self": ("marl_suite.past_selves:PastSelves", {}),
 } | {
     player: ("marl_suite.baselines.scripted:Scripted", {"player": player})
-    for player in ("always_cooperate", "always_defect", "grim_trigger", "random", "tit_for_tat")
+    for player in (
+        *("always_cooperate", "always_defect", "grim_trigger", "random", "tit_for_tat"),
+        *ROLES,
+    )
 }
 
 

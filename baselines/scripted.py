@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from marl_suite.algorithm import Configuration, EnvSpec, Learner, static, with_agent_axis
+from marl_suite.algorithm import ROLES, Configuration, EnvSpec, Learner, static, with_agent_axis
 from marl_suite.envs.errors import InputError
 
 
@@ -11,7 +11,7 @@ class Scripted(Configuration):
 
     group: ClassVar[str] = "scripted"
 
-    player: str = static("random")  # one of the game's `players`
+    player: str = static("random")  # one of the game's `players`, or of `ROLES`
 
     @property
     def summary(self) -> str:
@@ -20,7 +20,8 @@ class Scripted(Configuration):
     def build(self, spec: EnvSpec) -> Learner:
         players = dict(spec.players)
         if self.player not in players:
-            raise InputError(f"{spec.name} has no scripted player {self.player!r}; it has {', '.join(sorted(players))}")
+            names = sorted(players.keys() - set(ROLES))
+            raise InputError(f"{spec.name} has no scripted player {self.player!r}; it has {', '.join(names)}")
         act = with_agent_axis(players[self.player], spec.num_agents)
         return Learner(
             init=lambda key: (),

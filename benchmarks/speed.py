@@ -33,8 +33,9 @@ from marl_suite.envs.registry import make, registered
 from marl_suite.envs.spaces import Discrete
 from marl_suite.training import Fit
 
-GRID = "grid"
-"""Stands for one grid world of each kind."""
+GRID, COMMONS = "grid", "commons"
+"""Stand for one grid world of each kind, and for one commons, market or bargaining game of each kind for few agents."""
+SMALL_GROUP = 12  # agents
 CARTPOLE, BREAKOUT, JAXMARL = "CartPole-v1 (gymnax)", "Breakout-MinAtar (gymnax)", "coin_game (JaxMARL)"
 
 _TIMED_SECONDS = 0.2  # of one timed call of a stepping program
@@ -80,7 +81,8 @@ def measure(
     """Times stepping at every batch size, and training with the default IPPO.
 
     Args:
-        environments: registered names, or "grid" for one of each kind of grid world; their default settings and
+        environments: registered names, "grid" for one of each kind of grid world, or "commons" for one of each kind
+            of game without a map in `envs.commons` and `envs.markets`, up to twelve agents; their default settings and
             parameters are used.
         num_envs: batch sizes.
         repeats: timed calls per program.
@@ -91,7 +93,7 @@ def measure(
     Raises:
         InputError: for an unknown environment or a number below 1, before anything is compiled.
     """
-    games = {name: make(name) for given in environments for name in (grid_worlds() if given == GRID else (given,))}
+    games = {name: make(name) for given in environments for name in _named(given)}
     at_least("repeats", repeats, 1)
     at_least("steps", 1 if steps is None else steps, 1)
     at_least("num_envs", min(num_envs, default=1), 1)
@@ -105,10 +107,19 @@ def measure(
     return rows + _time([_training(*game, kind, repeats) for game, kind in pairs], repeats)
 
 
-def grid_worlds() -> tuple[str, ...]:
-    """One grid world of each kind: those that are called as their class is by default."""
+def _named(given: str) -> tuple[str, ...]:
+    """The names that `given` stands for. A game of each kind is one that is called as its class is by default."""
+    if given not in (GRID, COMMONS):
+        return (given,)
     games = {name: make(name) for name in registered()}
-    return tuple(n for n, game in games.items() if isinstance(game, GridWorld) and type(game)().name == n)  # pyright: ignore[reportCallIssue]
+    kinds = {name: game for name, game in games.items() if type(game)().name == name}  # pyright: ignore[reportCallIssue]
+    if given == GRID:
+        return tuple(name for name, game in kinds.items() if isinstance(game, GridWorld))
+    return tuple(
+        name
+        for name, game in kinds.items()
+        if type(game).__module__.split(".")[2] in ("commons", "markets") and game.num_agents <= SMALL_GROUP
+    )
 
 
 class _Timed(NamedTuple):

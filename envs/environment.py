@@ -138,7 +138,7 @@ class Environment:
 
     def stage_payoffs(self, params: PyTree = None) -> jax.Array | None:
         """float32 [N, A, ..., A]: what each joint action pays, in endless repeated games that show their players the
-        memory-one state of `marl_suite.games.repeated`, one-hot; None in all others."""
+        memory-one state of `marl_suite.games.repeated`, one-hot or its index (`Discrete`); None in all others."""
         return None
 
     @property

@@ -135,3 +135,12 @@ for _name in (
     _view = {"view_ahead": 3, "view_behind": 1, "view_sides": 2}
     register(f"{_name}_in_the_matrix_repeated", _target, game=_name, variant="repeated", num_agents=2, **_view)
 register("level_based_foraging", f"{_SUBSTRATES}.level_based_foraging:LevelBasedForaging")
+register("bertrand_pricing", "marl_suite.envs.markets.bertrand:Bertrand")
+register("cournot", "marl_suite.envs.markets.cournot:Cournot")
+for _name in ("fishery", "pasture", "pollution"):
+    register(_name, "marl_suite.envs.commons.govsim:GovSim")
+register("trash", "marl_suite.envs.commons.trash:Trash")
+register("networked_commons", "marl_suite.envs.commons.networked_commons:NetworkedCommons")
+register("harvest_dynamics", "marl_suite.envs.commons.harvest_dynamics:HarvestDynamics")
+register("governed_harvest", "marl_suite.envs.commons.governed_harvest:GovernedHarvest")
+register("donor_game", "marl_suite.envs.commons.donor_game:DonorGame")

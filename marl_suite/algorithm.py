@@ -29,6 +29,10 @@ Act = Callable[..., ActResult]
 """(memory, observation [E, N, ...], key, mask [E, N, A] or None) -> actions [E, N], memory, record."""
 
 
+ROLES = ("cooperator", "defector", "exploiter")
+"""What a game calls some of its scripted players."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
     """The static facts of a game that a learner is built for."""
@@ -62,7 +66,7 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
     """The specification of `env`."""
     state = jax.eval_shape(lambda: env.reset(jax.random.key(0), params)[1])
     global_state = jax.eval_shape(lambda s: env.global_state(s, params), state)
-    named = {role: getattr(env, role) for role in ("cooperator", "defector", "exploiter")}
+    named = {role: getattr(env, role) for role in ROLES}
     roles = ((role, env.players[name]) for role, name in named.items() if name)
     return EnvSpec(
         name=env.name,

@@ -283,9 +283,10 @@ def _run(cells: "list[Cell]", out: str) -> None:
 
     with progress.display() as (report, log):
         run.sweep(cells, Path(out), report, log)
-    print("\n" + tables.markdown(tables.make_table(Path(out))))
-    if (robust := tables.make_robustness(Path(out))).rows:
-        print("With others in one place, own return / theirs, per step:\n\n" + tables.markdown(robust))
+    print("\n" + "\n".join(map(tables.markdown, tables.by_game(tables.make_table, Path(out)))))
+    if tables.make_robustness(Path(out)).rows:
+        robust = map(tables.markdown, tables.by_game(tables.make_robustness, Path(out)))
+        print("With others in one place, own return / theirs, per step:\n\n" + "\n".join(robust))
     print(f"results: {out}/results.csv   figure: {plots.learning_curves(Path(out))}")
 
 
@@ -294,8 +295,10 @@ def _table(command: Table) -> None:
 
     root = Path(command.folder)
     robust = command.view == "robustness"
-    table = tables.make_robustness(root, command.intervals) if robust else tables.make_table(root)
-    print(tables.FORMATS[command.format](table), end="")
+    make, options = (tables.make_robustness, {"intervals": command.intervals}) if robust else (tables.make_table, {})
+    # One CSV file has one set of columns.
+    shown = [make(root, **options)] if command.format == "csv" else tables.by_game(make, root, **options)
+    print("\n".join(map(tables.FORMATS[command.format], shown)), end="")
 
 
 def _evaluate(command: Evaluate) -> None:

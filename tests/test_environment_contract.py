@@ -84,7 +84,11 @@ def takes_long(name: str) -> bool:
     "name", [pytest.param(name, marks=pytest.mark.slow if takes_long(name) else ()) for name in registered()]
 )
 def test_registered_environments_keep_the_contract(name):
-    check_environment(make(name))
+    env = make(name)
+    params = env.default_params
+    if not isinstance(env, GridWorld) and getattr(params, "max_steps", 0) > 60:
+        params = env.make_params(max_steps=60)  # an end to check, which takes worlds long
+    check_environment(env, params)
 
 
 @pytest.mark.filterwarnings("error")  # both ends of an episode are met, so nothing is left unchecked

@@ -295,10 +295,25 @@ def test_actions_are_drawn_from_the_row_of_the_state_that_is_seen():
     np.testing.assert_array_equal(greedy[0], [probabilities[0, 7].argmax(), probabilities[1, 2].argmax()])
 
 
+def test_a_state_shown_by_its_index_is_the_one_shown_one_hot():
+    market = make("bertrand_pricing", num_prices=3)
+    learner = ExactShaping().build(env_spec(market, market.default_params))
+    state = learner.init(jax.random.key(3))
+    seen = jnp.tile(jnp.arange(10)[:, None], (1, 2))
+    actions, _, _ = learner.policy(state, True)((), seen, jax.random.key(4))
+    logits = np.concatenate([state.logits, np.zeros((2, 10, 1))], -1)
+    np.testing.assert_array_equal(actions, logits.argmax(-1).T)
+
+
 # ---------------------------------------------------------------------- refusals
 @pytest.mark.parametrize(
     ("game", "settings"),
-    [("coin_game", {}), ("public_goods", {}), ("prisoners_dilemma", {"one_shot": True})],
+    [
+        ("coin_game", {}),
+        ("public_goods", {}),
+        ("prisoners_dilemma", {"one_shot": True}),
+        ("bertrand_pricing", {"num_agents": 3, "num_prices": 3}),
+    ],
 )
 def test_games_without_a_closed_form_are_refused(game, settings):
     env = make(game, **settings)

@@ -145,6 +145,20 @@ def test_learners_of_a_shared_reward_stand_in_a_block_of_their_own_and_published
     assert [title for title, _ in tables.make_robustness(tmp_path).blocks()] == list(tables.BLOCKS.values())
 
 
+def test_wide_tables_are_told_game_by_game(finished, monkeypatch):
+    for make in (tables.make_table, tables.make_robustness):
+        assert tables.by_game(make, finished) == [make(finished)]
+    monkeypatch.setattr(tables, "MOST_COLUMNS", 5)
+    games = [entry["environment"] for entry in store.read_sweep(finished)]
+    for make in (tables.make_table, tables.make_robustness):
+        whole = make(finished)
+        parts = tables.by_game(make, finished)
+        assert sorted(row[:2] for part in parts for row in part.rows) == sorted(row[:2] for row in whole.rows)
+        for part in parts:
+            assert len({row[0] for row in part.rows}) == 1 and set(part.headings) <= set(whole.headings)
+    assert len(tables.by_game(tables.make_table, finished)) == len(set(games))
+
+
 def test_the_figure_is_drawn(finished):
     path = learning_curves(finished)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

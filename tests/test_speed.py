@@ -142,7 +142,7 @@ def test_a_jaxmarl_that_replaces_stdout_and_stderr_on_import_has_them_put_back(m
 
 
 def test_grid_stands_for_one_grid_world_of_each_kind_and_trains_both_encoders():
-    names = speed.grid_worlds()
+    names = speed._named("grid")
     assert {"clean_up", "coins", "commons_harvest_open", "prisoners_dilemma_in_the_matrix_arena"} <= set(names)
     assert not {"commons_harvest_closed", "coin_game", "prisoners_dilemma_in_the_matrix_repeated"} & set(names)
     configurations = speed._learners(make("coins"))
@@ -151,6 +151,13 @@ def test_grid_stands_for_one_grid_world_of_each_kind_and_trains_both_encoders():
         "training standard": "standard",
     }
     assert all(c.epochs == 2 and c.shared_trunk for c in configurations.values())
+
+
+def test_commons_stands_for_the_games_without_a_map_that_small_groups_play():
+    names = speed._named("commons")
+    assert {"fishery", "trash", "bertrand_pricing", "negotiation", "donor_game"} <= set(names)
+    assert not {"pasture", "congestion", "clean_up", "public_goods"} & set(names)
+    assert speed._named("pasture") == ("pasture",)
 
 
 def test_training_rows_count_the_steps_of_the_default_ippo(training_rows):

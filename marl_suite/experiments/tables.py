@@ -57,8 +57,30 @@ def _in_blocks(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dic
     return parts[False] + parts[True], {0: BLOCKS[False], len(parts[False]): BLOCKS[True]} if both else {}
 
 
-def make_table(root: Path, confidence: float = 0.95) -> Table:
-    """The table of the finished cells in `root`.
+MOST_COLUMNS = 18
+"""A wider table is read as one for each game, whose own metrics and players are the columns."""
+
+
+def by_game(make: Callable[..., Table], root: Path, **options: Any) -> list[Table]:
+    """`make(root, **options)` for all games together, or for each where together they are too wide to read.
+
+    Args:
+        make: `make_table` or `make_robustness`.
+        root: a results folder.
+        **options: what else `make` takes.
+
+    Raises:
+        InputError: when there are no results, or they cannot be read.
+    """
+    together = make(root, **options)
+    if len(together.headings) <= MOST_COLUMNS:
+        return [together]
+    games = dict.fromkeys(entry["environment"] for entry in store.read_sweep(root))
+    return [table for game in games if (table := make(root, game=game, **options)).rows]
+
+
+def make_table(root: Path, confidence: float = 0.95, game: str | None = None) -> Table:
+    """The table of the finished cells in `root`, of one `game` if it is given.
 
     Per game and baseline: material return per agent, by episode and by step, social metrics and the game's own
     metrics of the final policies among themselves (sampled actions), then what they and the scripted exploiter get
@@ -68,7 +90,8 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    scores, (entries, titles) = _scores(root), _in_blocks(store.read_sweep(root))
+    scores, entries = _found(root, game)
+    entries, titles = _in_blocks(entries)
     for entry in entries:  # who takes most from cooperators has another name in every game
         cell = scores.get(entry["id"], {})
         cell |= {("exploiter", metric): v for (kind, metric), v in cell.items() if kind == entry.get("exploiter")}
@@ -89,7 +112,7 @@ def make_table(root: Path, confidence: float = 0.95) -> Table:
     return Table(["environment", "baseline", *names], rows, notes, titles)
 
 
-def make_robustness(root: Path, intervals: bool = False) -> Table:
+def make_robustness(root: Path, intervals: bool = False, game: str | None = None) -> Table:
     """What the policies of mixed-motive games earn per step among themselves and with somebody else in one place.
 
     Each entry is "own / partner's": a remaining agent's return and the newcomer's, averaged over the places, as
@@ -98,11 +121,12 @@ def make_robustness(root: Path, intervals: bool = False) -> Table:
     Args:
         root: a results folder.
         intervals: add 95 % bootstrap intervals.
+        game: this one alone.
 
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    scores, entries = _scores(root), store.read_sweep(root)
+    scores, entries = _found(root, game)
     entries, titles = _in_blocks(
         [e for e in entries if any(m == "partner_per_step" for _, m in scores.get(e["id"], ()))]
     )
@@ -123,6 +147,13 @@ def make_robustness(root: Path, intervals: bool = False) -> Table:
         rows.append([entry["environment"], entry["label"], *row])
     names = [name.replace("_", " ") for name in ("self", *partners)]
     return Table(["environment", "baseline", *names], rows, [], titles)
+
+
+def _found(root: Path, game: str | None) -> tuple[dict[str, dict[tuple[str, str], list[float]]], list[dict[str, Any]]]:
+    """Scores and entries, of one game if it is given."""
+    entries = [entry for entry in store.read_sweep(root) if game in (None, entry["environment"])]
+    ids = {entry["id"] for entry in entries}
+    return {cell: scores for cell, scores in _scores(root).items() if cell in ids}, entries
 
 
 def _scores(root: Path) -> dict[str, dict[tuple[str, str], list[float]]]:
