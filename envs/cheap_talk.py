@@ -12,7 +12,7 @@ from flax import struct
 
 from marl_suite.envs.environment import Metrics, Player, PyTree, any_in_batch, at_least
 from marl_suite.envs.errors import InputError
-from marl_suite.envs.graphs import adjacency
+from marl_suite.envs.graphs import adjacency, in_turn
 from marl_suite.envs.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from marl_suite.envs.wrappers import Wrapper
 
@@ -116,7 +116,7 @@ class CheapTalk(Wrapper):
         hears = adjacency(self.talk_graph, self.num_agents) | np.eye(self.num_agents, dtype=bool)
         reached = np.take_along_axis(hears, turns, axis=1)[..., None]
         talking = jnp.full((self.num_agents, 1), state.talking, jnp.float32)
-        return {"game": game, "heard": self._said(state)[turns] * reached, "talking": talking}
+        return {"game": game, "heard": in_turn(self._said(state)) * reached, "talking": talking}
 
     def observe(self, state: TalkState, params: PyTree) -> PyTree:
         return self._show(super().observe(state, params), state)

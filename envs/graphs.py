@@ -1,7 +1,9 @@
-"""Who is whose neighbour: graphs of agents, named or spelled out."""
+"""Who is whose neighbour: graphs of agents, named or spelled out, and all agents in turn from oneself."""
 
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from marl_suite.envs.environment import one_of
@@ -39,6 +41,12 @@ def adjacency(graph: str, num_agents: int) -> np.ndarray:
             _add(edges, edge.strip())
     np.fill_diagonal(edges, False)
     return edges
+
+
+def in_turn(values: jax.Array) -> jax.Array:
+    """[N, N, ...]: the values [N, ...] of all agents, for each in turn from itself: i, i + 1, i + 2, ... modulo N."""
+    twice = jnp.concatenate([values, values])  # windows of it, because gathers are slow on CPU
+    return jnp.stack([twice[i : i + len(values)] for i in range(len(values))])
 
 
 def _add(edges: np.ndarray, edge: str) -> None:

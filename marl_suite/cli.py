@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -295,9 +296,9 @@ def _table(command: Table) -> None:
 
     root = Path(command.folder)
     robust = command.view == "robustness"
-    make, options = (tables.make_robustness, {"intervals": command.intervals}) if robust else (tables.make_table, {})
+    make = partial(tables.make_robustness, intervals=command.intervals) if robust else tables.make_table
     # One CSV file has one set of columns.
-    shown = [make(root, **options)] if command.format == "csv" else tables.by_game(make, root, **options)
+    shown = [make(root)] if command.format == "csv" else tables.by_game(make, root)
     print("\n".join(map(tables.FORMATS[command.format], shown)), end="")
 
 
@@ -326,7 +327,7 @@ def _schelling(command: Schelling) -> None:
     params = env.make_params(**overrides.single(sum(command.params, ())))
     pair = schelling.the_two(env, command.cooperator, command.defector)
     at_least("episodes", command.episodes, 2)
-    picture = store.output_file(command.out or f"runs/schelling-{command.environment}.png", (".png",))
+    picture = store.output_file(command.out or f"runs/schelling-{command.environment.replace(':', '-')}.png", (".png",))
     diagram = schelling.play(env, params, pair, command.episodes, command.seed)
     picture.parent.mkdir(parents=True, exist_ok=True)
     store.write_atomically(picture.with_suffix(".csv"), schelling.to_csv(diagram))

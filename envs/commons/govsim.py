@@ -23,6 +23,7 @@ from marl_suite.envs.environment import (
     random_player,
 )
 from marl_suite.envs.errors import InputError
+from marl_suite.envs.graphs import in_turn
 from marl_suite.envs.spaces import Box, Discrete
 
 MOST = 100
@@ -294,9 +295,7 @@ class GovSim(Environment):
         seats = self.present(state.time, params).sum() / self.num_agents
         entries = [state.time == 0, state.stock / MOST, seats, left, float(self.universalization), told]
         same = jnp.broadcast_to(jnp.stack([jnp.float32(entry) for entry in entries]), (self.num_agents, len(entries)))
-        catch = jnp.concatenate([state.catch, state.catch]) / MOST
-        in_turn = jnp.stack([catch[i : i + self.num_agents] for i in range(self.num_agents)])
-        return jnp.concatenate([same, in_turn], axis=1).astype(jnp.float32)
+        return jnp.concatenate([same, in_turn(state.catch / MOST)], axis=1).astype(jnp.float32)
 
     def global_state(self, state: GovSimState, params: Any = None) -> jax.Array:
         """float32 [3 + N]: time played as a share, stock, seats taken as a share, last catches."""

@@ -25,7 +25,7 @@ from marl_suite.envs.environment import (
     per_episode,
     random_player,
 )
-from marl_suite.envs.graphs import adjacency
+from marl_suite.envs.graphs import adjacency, in_turn
 from marl_suite.envs.repeated_games import NOT_YET
 from marl_suite.envs.spaces import Box, Discrete
 
@@ -248,9 +248,7 @@ class NetworkedCommons(Environment):
         sees = jnp.asarray(params.neighbours, jnp.float32)[n, others][..., None]
         if self.information == "broadcast":
             sees = jnp.ones_like(sees)
-        twice = jnp.concatenate([shown, shown])  # windows of it, because gathers are slow on CPU
-        windows = jnp.stack([twice[d : d + self.num_agents] for d in range(1, self.num_agents)], axis=1)
-        return jnp.concatenate([sees, windows * sees], axis=2).reshape(self.num_agents, -1)
+        return jnp.concatenate([sees, in_turn(shown)[:, 1:] * sees], axis=2).reshape(self.num_agents, -1)
 
     @property
     def players(self) -> Mapping[str, Player]:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marl_suite.envs.commons.sanctions import SanctionsGame, SanctionsState, in_turn
+from marl_suite.envs.commons.sanctions import SanctionsGame, SanctionsState
 from marl_suite.envs.environment import Metrics, Player, PyTree, at_least, random_player
+from marl_suite.envs.graphs import in_turn
 from marl_suite.envs.n_player_dilemmas import PublicGoods
 from marl_suite.envs.repeated_games import NOT_YET
 from marl_suite.envs.spaces import MultiDiscrete
@@ -129,7 +130,7 @@ class PublicGoodsWithPunishment(SanctionsGame):
     def sanction_metrics(
         self, choices: jax.Array, points: jax.Array, reward: jax.Array, params: PunishmentParams
     ) -> Metrics:
-        gave_as_much = in_turn(choices) <= choices[:, None]
+        gave_as_much = in_turn(choices)[:, 1:] <= choices[:, None]
         return {"antisocial_points": jnp.sum(points * gave_as_much, axis=1).astype(jnp.float32)}
 
     @property

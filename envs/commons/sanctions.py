@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from marl_suite.envs.environment import Environment, Metrics, PyTree, at_least
 from marl_suite.envs.errors import InputError
+from marl_suite.envs.graphs import in_turn
 from marl_suite.envs.repeated_games import NOT_YET, RepeatedGame
 from marl_suite.envs.spaces import Box
 
@@ -130,18 +131,11 @@ class SanctionsGame(Environment):
             [
                 self.own_view(state, shares, params),
                 jnp.broadcast_to(common, (self.num_agents, 2)),
-                in_turn(shares),
+                in_turn(shares)[:, 1:],
                 received[:, None],
             ],
             axis=1,
         )
-
-
-def in_turn(values: jax.Array) -> jax.Array:
-    """[N, N - 1]: the values [N] of the others, for each agent in turn from itself: i + 1, i + 2, ... modulo N."""
-    count = len(values)
-    # Rows of N + 1 out of the endless repetition of N values begin one value later each time.
-    return jnp.tile(values, count + 1).reshape(count, count + 1)[:, 1:count]
 
 
 def points_received(points: jax.Array) -> jax.Array:

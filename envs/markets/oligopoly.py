@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_suite.envs.environment import PyTree, at_least
+from marl_suite.envs.graphs import in_turn
 from marl_suite.envs.repeated_games import NOT_YET, RepeatedGame, RepeatedGameState
 from marl_suite.envs.spaces import Box, Discrete, Space
 
@@ -67,15 +68,13 @@ class Oligopoly(RepeatedGame):
         return Discrete(self.num_states + 1) if self.shows_index else Box(0, 1, (1 + self.num_agents,))
 
     def observe(self, state: RepeatedGameState, params: PyTree) -> jax.Array:
-        start, firms = state.last_actions[0] == NOT_YET, range(self.num_agents)
+        start = state.last_actions[0] == NOT_YET
         if self.shows_index:
-            weights = np.stack([np.roll(self.digits, i) for i in firms])  # [i, j] of firm j for firm i
+            weights = np.stack([np.roll(self.digits, i) for i in range(self.num_agents)])  # [i, j] of firm j for firm i
             index = jnp.sum(weights * state.last_actions, axis=1, dtype=jnp.int32)
             return jnp.where(start, self.num_states, index)
         levels = jnp.where(start, 0, state.last_actions) / (self.num_actions - 1)
-        twice = jnp.concatenate([levels, levels])
-        flag = jnp.full((self.num_agents, 1), start)
-        return jnp.concatenate([flag, jnp.stack([twice[i : i + self.num_agents] for i in firms])], axis=1)
+        return jnp.concatenate([jnp.full((self.num_agents, 1), start), in_turn(levels)], axis=1)
 
     def global_state(self, state: RepeatedGameState, params: PyTree = None) -> jax.Array:
         """float32 [1 + N]: a start flag and the last levels / (A - 1), 0 at the start."""

@@ -61,22 +61,21 @@ MOST_COLUMNS = 18
 """A wider table is read as one for each game, whose own metrics and players are the columns."""
 
 
-def by_game(make: Callable[..., Table], root: Path, **options: Any) -> list[Table]:
-    """`make(root, **options)` for all games together, or for each where together they are too wide to read.
+def by_game(make: Callable[..., Table], root: Path) -> list[Table]:
+    """`make(root)` for all games together, or for each where together they are too wide to read.
 
     Args:
         make: `make_table` or `make_robustness`.
         root: a results folder.
-        **options: what else `make` takes.
 
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    together = make(root, **options)
+    together = make(root)
     if len(together.headings) <= MOST_COLUMNS:
         return [together]
     games = dict.fromkeys(entry["environment"] for entry in store.read_sweep(root))
-    return [table for game in games if (table := make(root, game=game, **options)).rows]
+    return [table for game in games if (table := make(root, game=game)).rows]
 
 
 def make_table(root: Path, confidence: float = 0.95, game: str | None = None) -> Table:
