@@ -361,7 +361,7 @@ def test_a_round_with_sanctions_takes_two_steps():
 
 # ---------------------------------------------------------------------- learning
 @pytest.mark.slow
-def test_in_ci_individuals_learn_the_investment_of_the_equilibrium():
+def test_individuals_learn_the_investment_of_the_equilibrium():
     config = IPPO(hidden_sizes=(32,), num_envs=32, rollout_length=20, minibatches=1, lr=3e-3)
     *_, chunk = Fit(GAME, config, range(2), 1.2e5, chunks=3)
     investment = chunk.logs["metrics"]["investment"].mean(-1)

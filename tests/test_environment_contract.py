@@ -71,13 +71,17 @@ class Well(Environment):
 
 
 # ---------------------------------------------------------------------- good environments
-CHECKED_GRIDS = ("clean_up", "coins", "commons_harvest_open", "prisoners_dilemma_in_the_matrix_arena")
+CHECKED_GRIDS = ("coins", "commons_harvest_open", "prisoners_dilemma_in_the_matrix_arena")
 """Grid worlds that are always checked: with and without beams, time-outs, freezing and marks. The others, which take
 some twenty seconds each to compile and to run op by op, are checked on request (`-m slow`)."""
 
 
+NAMESAKES = ("pasture", "pollution")
+"""Games that are another one under another name."""
+
+
 def takes_long(name: str) -> bool:
-    return isinstance(make(name), GridWorld) and name not in CHECKED_GRIDS
+    return name in NAMESAKES or (isinstance(make(name), GridWorld) and name not in CHECKED_GRIDS)
 
 
 @pytest.mark.parametrize(

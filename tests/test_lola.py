@@ -227,6 +227,7 @@ def test_somebody_elses_defector_is_recognised_and_answered(assignment):
 SMALL: dict[str, Any] = dict(num_envs=4, rollout_length=6)
 
 
+@pytest.mark.slow
 def test_a_recurrent_learner_shapes_somebody_elses_learner():
     lola = LOLA(hidden_sizes=(5,), recurrent=True, optimiser="adam", lr=0.01, **SMALL)
     ippo = IPPO(hidden_sizes=(4,), epochs=1, minibatches=1, **SMALL)
@@ -237,8 +238,10 @@ def test_a_recurrent_learner_shapes_somebody_elses_learner():
 
 @pytest.mark.parametrize(
     "settings",
-    [dict(hidden_sizes=(5, 4), form="policy_gradient"), dict(hidden_sizes=(5,), recurrent=True)],
-    ids=["network", "recurrent"],
+    [
+        pytest.param(dict(hidden_sizes=(5, 4), form="policy_gradient"), id="network"),
+        pytest.param(dict(hidden_sizes=(5,), recurrent=True), id="recurrent", marks=pytest.mark.slow),
+    ],
 )
 def test_games_that_are_no_matrix_games_are_played(settings):
     fit = Fit(make("coin_game"), LOLA(**SMALL, **settings), [0], steps=1, chunks=1)

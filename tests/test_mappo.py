@@ -216,6 +216,7 @@ def test_values_in_the_hundreds_are_found_when_they_are_normalised_and_not_other
 
 
 # ---------------------------------------------------------------------- in the loop
+@pytest.mark.slow
 def test_a_lane_of_several_seeds_is_that_seed_alone_and_a_seed_repeats_itself():
     config = MAPPO(num_envs=4, rollout_length=5, hidden_sizes=(8,), recurrent=True, normalise_values=True)
     runs = []

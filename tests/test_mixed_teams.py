@@ -164,7 +164,17 @@ def test_each_chunk_meets_its_own_opponent_and_agent_zero_is_always_the_current_
     np.testing.assert_array_equal(everywhere, 1)
 
 
-@pytest.mark.parametrize("part", ["ippo", "advantage_alignment", "group_relative_advantage_alignment"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("ippo", marks=SLOW),
+        "advantage_alignment",
+        pytest.param("group_relative_advantage_alignment", marks=SLOW),
+    ],
+)
 def test_recurrent_learners_play_their_past_in_games_of_several(part):
     env = make("public_goods", num_agents=3)
     settings = SMALL | ({"group_size": 2} if part.startswith("group") else {})

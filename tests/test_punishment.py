@@ -324,7 +324,7 @@ def test_parameters_outside_the_domain_are_refused(params, message):
 
 # ---------------------------------------------------------------------- learning
 @pytest.mark.slow
-def test_in_ci_individuals_end_up_neither_giving_nor_punishing():
+def test_individuals_end_up_neither_giving_nor_punishing():
     config = IPPO(hidden_sizes=(32,), num_envs=32, rollout_length=24, minibatches=1, lr=3e-3)
     *_, chunk = Fit(GAME, config, range(2), 1.2e5, chunks=3)
     metrics = jax.vmap(GAME.derived_metrics)(chunk.logs["metrics"])
