@@ -71,13 +71,13 @@ class Well(Environment):
 
 
 # ---------------------------------------------------------------------- good environments
-CHECKED_GRIDS = ("coins", "commons_harvest_open", "prisoners_dilemma_in_the_matrix_arena")
+CHECKED_GRIDS = ("coins", "prisoners_dilemma_in_the_matrix_arena")
 """Grid worlds that are always checked: with and without beams, time-outs, freezing and marks. The others, which take
 some twenty seconds each to compile and to run op by op, are checked on request (`-m slow`)."""
 
 
-NAMESAKES = ("pasture", "pollution")
-"""Games that are another one under another name."""
+NAMESAKES = ("pasture", "pollution", "stag_hunt", "chicken", "bach_stravinsky", "matching_pennies", "penalty")
+"""Games that are another one under another name, or with other payoffs."""
 
 
 def takes_long(name: str) -> bool:
