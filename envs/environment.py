@@ -17,7 +17,7 @@ the result keeps the contract.
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import jax
@@ -63,9 +63,16 @@ def per_episode(means: Metrics, *names: str) -> Metrics:
     Such a metric speaks of a whole episode: it is reported by the episode's last step and 0 before. So is the metric
     "episodes", 1 on every last step, which is left out of the result. Without a finished episode they are NaN.
     """
-    episodes = means["episodes"]
-    rest = {name: mean for name, mean in means.items() if name != "episodes"}
-    return rest | {name: means[name] / episodes for name in names}
+    return per_count("episodes", means, names)
+
+
+def per_count(count: str, means: Metrics, names: Collection[str] | None = None) -> Metrics:
+    """`means` with the metrics `names`, all when None, per what the metric `count` counts instead of per step.
+
+    `count` itself, such as "rounds", 1 on the last step of each, is left out of the result.
+    """
+    rest = {name: mean for name, mean in means.items() if name != count}
+    return rest | {name: rest[name] / means[count] for name in (rest if names is None else names)}
 
 
 class Environment:
@@ -150,6 +157,10 @@ class Environment:
     def players(self) -> Mapping[str, Player]:
         """The scripted players of this game, by name."""
         return {"random": random_player(self)}
+
+    def static_values(self) -> dict[str, Any]:
+        """The static settings as they are, by name: `make(name, **values)`, less a `name`, is this game again."""
+        return {name: getattr(self, name) for name in static_settings(type(self))}
 
     def derived_metrics(self, means: Metrics) -> Metrics:
         """What tables show, from each metric's mean over all steps of many episodes; ratios belong here."""

@@ -48,6 +48,11 @@ class Wrapper(Environment):
         """The wrapped environment's part of the state."""
         return state
 
+    def static_values(self) -> dict[str, Any]:
+        """The wrapped environment's, and the wrapper's own."""
+        own = super().static_values()
+        return {**self.env.static_values(), **{name: value for name, value in own.items() if name != "env"}}
+
     @property
     def default_params(self) -> PyTree:
         return self.env.default_params

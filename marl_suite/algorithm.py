@@ -66,8 +66,8 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
     """The specification of `env`."""
     state = jax.eval_shape(lambda: env.reset(jax.random.key(0), params)[1])
     global_state = jax.eval_shape(lambda s: env.global_state(s, params), state)
-    named = {role: getattr(env, role) for role in ROLES}
-    roles = ((role, env.players[name]) for role, name in named.items() if name)
+    players = dict(env.players)  # some games solve for an equilibrium to make them
+    roles = {role: players[name] for role in ROLES if (name := getattr(env, role))}
     return EnvSpec(
         name=env.name,
         num_agents=env.num_agents,
@@ -77,7 +77,7 @@ def env_spec(env: Environment, params: PyTree, num_updates: int = 1) -> EnvSpec:
         mixed_motive=env.mixed_motive,
         masks_actions=env.masks_actions,
         num_updates=num_updates,
-        players=(*env.players.items(), *roles),
+        players=tuple((players | roles).items()),
         stage_payoffs=env.stage_payoffs(params),
         slots=tuple(range(env.num_agents)),
     )

@@ -285,9 +285,8 @@ def _run(cells: "list[Cell]", out: str) -> None:
     with progress.display() as (report, log):
         run.sweep(cells, Path(out), report, log)
     print("\n" + "\n".join(map(tables.markdown, tables.by_game(tables.make_table, Path(out)))))
-    if tables.make_robustness(Path(out)).rows:
-        robust = map(tables.markdown, tables.by_game(tables.make_robustness, Path(out)))
-        print("With others in one place, own return / theirs, per step:\n\n" + "\n".join(robust))
+    if robust := [table for table in tables.by_game(tables.make_robustness, Path(out)) if table.rows]:
+        print("With others in one place, own return / theirs, per step:\n\n" + "\n".join(map(tables.markdown, robust)))
     print(f"results: {out}/results.csv   figure: {plots.learning_curves(Path(out))}")
 
 

@@ -1,6 +1,7 @@
 """Tiny games with known answers, games whose rows say where they came from, and two cheap learners."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -258,3 +259,15 @@ def assert_trees_equal(a: PyTree, b: PyTree) -> None:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+# ---------------------------------------------------------------------- stepping a game, compiled once
+@functools.cache
+def compiled(env: Environment) -> tuple[Any, Any]:
+    """`step_env`, compiled, and what every scripted player does in every seat."""
+
+    def act(observation: PyTree) -> dict[str, jax.Array]:
+        keys = jax.random.split(jax.random.key(0), env.num_agents)
+        return {name: jax.vmap(player)(observation, keys) for name, player in env.players.items()}
+
+    return jax.jit(env.step_env), jax.jit(act)

@@ -1,6 +1,7 @@
 """Talk before action: who hears what and when, the game as it was, and a game that only talk can win."""
 
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from marl_suite.envs.graphs import adjacency
 from marl_suite.envs.spaces import Box, Discrete, MultiDiscrete, Space
 from marl_suite.envs.testing import check_environment
 from marl_suite.evaluation import evaluate, scripted, summarise
+from marl_suite.experiments.suites import Cell
 from marl_suite.training import Fit
 
 
@@ -143,6 +145,14 @@ def test_a_signalling_game_is_won_with_talk_and_by_chance_without(graph):
     right = chunk.logs["payoff"].mean(-1) * 2  # every second step is talk
     # One word for two states is an equilibrium, too: 0.75.
     assert np.all(right > 0.7) if graph == "complete" else np.all(np.abs(right - 0.25) < 0.05), right
+
+
+def test_a_stored_cell_leads_back_to_the_same_game():
+    talk = {"symbols": 2, "talk_graph": "ring", "num_agents": 3}
+    cell = Cell("cheap_talk:public_goods", "random", "random", env=talk).check()
+    stored = json.loads(json.dumps(cell.specification))["env"]
+    assert talk.items() <= stored.items()
+    assert make(cell.environment, **{key: value for key, value in stored.items() if key != "name"}) == cell.game
 
 
 # ---------------------------------------------------------------------- errors

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import compiled
 
 from marl_suite.baselines.ppo import IPPO
 from marl_suite.envs import InputError, make
@@ -19,17 +20,6 @@ from marl_suite.training import Fit
 
 GAME = PublicGoodsWithPunishment()
 NUMBERS = PunishmentParams()
-
-
-@functools.cache
-def compiled(env):
-    """`step_env`, and what every scripted player does in every seat."""
-
-    def act(observation):
-        keys = jax.random.split(jax.random.key(0), env.num_agents)
-        return {name: jax.vmap(player)(observation, keys) for name, player in env.players.items()}
-
-    return jax.jit(env.step_env), jax.jit(act)
 
 
 def played(seats, params=NUMBERS, env=GAME):

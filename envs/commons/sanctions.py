@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from marl_suite.envs.environment import Environment, Metrics, PyTree, at_least
+from marl_suite.envs.environment import Environment, Metrics, PyTree, at_least, per_count
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.graphs import in_turn
 from marl_suite.envs.repeated_games import NOT_YET, RepeatedGame
@@ -116,7 +116,7 @@ class SanctionsGame(Environment):
 
     def derived_metrics(self, means: Metrics) -> Metrics:
         """Everything per round instead of per step."""
-        return {name: mean / means["rounds"] for name, mean in means.items() if name != "rounds"}
+        return per_count("rounds", means)
 
     # ------------------------------------------------------------------ views
     def observation_space(self, params: PyTree = None) -> Box:

@@ -11,10 +11,8 @@ from flax import struct
 
 from marl_suite.envs.environment import Environment, Metrics, Player, PyTree, at_least, one_of, random_player
 from marl_suite.envs.errors import InputError
+from marl_suite.envs.repeated_games import NOT_YET
 from marl_suite.envs.spaces import Box, Discrete
-
-NOT_YET = -1
-"""The last route of a driver that has not driven."""
 
 
 class Network(NamedTuple):

@@ -12,10 +12,8 @@ from jax.core import Tracer
 
 from marl_suite.envs.environment import Environment, Metrics, Player, PyTree, at_least, at_most, one_of, random_player
 from marl_suite.envs.errors import InputError
+from marl_suite.envs.repeated_games import NOT_YET
 from marl_suite.envs.spaces import Box, Discrete
-
-NOT_YET = -1
-"""The last offer of an agent that has not made one."""
 
 
 class CostSharingParams(struct.PyTreeNode):

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marl_suite.envs.environment import Environment, Metrics, Player, PyTree, at_least, at_most
+from marl_suite.envs.environment import Environment, Metrics, Player, PyTree, at_least, at_most, per_count
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.markets.negotiation import shares, two_of_three
+from marl_suite.envs.repeated_games import NOT_YET
 from marl_suite.envs.spaces import Box, Discrete
 
 HANDS = 3
@@ -19,8 +20,6 @@ HANDS = 3
 STAGES = 3
 CLAIM = 2
 """The last stage of a round; in stages 0 and 1 the first and the second speaker talk."""
-NOT_YET = -1
-"""A message that was not sent, or a hand and claims of a round that was not played."""
 
 
 def beats(hand: Any, other: Any) -> Any:
@@ -216,7 +215,7 @@ class TrustAndSplit(Environment):
         return state, jnp.where(claims, payoff, 0.0), jnp.zeros((), bool), metrics
 
     def derived_metrics(self, means: Metrics) -> Metrics:
-        return {name: mean / means["rounds"] for name, mean in means.items() if name != "rounds"}
+        return per_count("rounds", means)
 
     # ------------------------------------------------------------------ views
     @property

@@ -38,7 +38,7 @@ from marl_suite.algorithm import Configuration, Learner, no_update
 from marl_suite.baselines import registry as baselines
 from marl_suite.composition import Composition
 from marl_suite.envs import registry as environments
-from marl_suite.envs.environment import Environment, PyTree, static_settings
+from marl_suite.envs.environment import Environment, PyTree
 from marl_suite.envs.errors import InputError, unknown_name
 from marl_suite.envs.reward_views import read_view
 from marl_suite.envs.wrappers import reward_view, viewed_params
@@ -154,7 +154,7 @@ class Cell:
         return {
             "environment": self.environment,
             "version": self.game.version,
-            "env": {name: getattr(self.game, name) for name in static_settings(type(self.game))},
+            "env": self.game.static_values(),
             "params": _values(self.game_params),
             "baseline": self.baseline,
             "label": self.label,
