@@ -26,11 +26,11 @@ import optax
 from flax import struct
 from jax.lax import stop_gradient as sg
 
-from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
+from marl_suite.algorithm import Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
 from marl_suite.envs.environment import PyTree, at_least, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.games.repeated import discounted_value
-from marl_suite.learning.networks import features
+from marl_suite.policies import TablePolicy
 
 Scalar: TypeAlias = jax.Array | float
 Values: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -215,14 +215,8 @@ class ExactShaping(Configuration):
             logits = self.initial_scale * jax.random.normal(key, (2, num_actions**2 + 1, num_actions - 1))
             return ExactState(logits, optimiser.init(logits))
 
-        def policy(state: ExactState, greedy: bool) -> Act:
-            def act(memory: PyTree, observation: jax.Array, key: jax.Array, mask=None) -> ActResult:
-                tables = with_last_action(state.logits)
-                states = features(spec.observation_space, observation)  # one-hot, [E, N, S]
-                logits = jnp.einsum("ens,nsa->ena", states, tables, precision="highest")
-                return logits.argmax(-1) if greedy else jax.random.categorical(key, logits), memory, ()
-
-            return act
+        def export(state: ExactState) -> TablePolicy:
+            return TablePolicy(with_last_action(state.logits), spec.observation_space, spec.action_space)
 
         def update(
             state: ExactState, trajectory: Trajectory, key: jax.Array, simulate: Simulate
@@ -238,8 +232,8 @@ class ExactShaping(Configuration):
 
         return Learner(
             init=init,
-            act=lambda state, *args, **named: policy(state, False)(*args, **named),
-            policy=policy,
+            act=lambda state, *args: export(state).act(*args),
+            export=export,
             update=update,
             num_envs=self.num_envs,
             rollout_length=self.rollout_length,

@@ -36,6 +36,7 @@ from marl_suite.learning import returns
 from marl_suite.learning.dice import loaded_dice, num_episodes
 from marl_suite.learning.distributions import Distribution, policy_distribution
 from marl_suite.learning.networks import ACTIVATIONS, SequenceNetwork
+from marl_suite.policies import NetworkPolicy
 
 
 class LOLA(Configuration):
@@ -210,23 +211,22 @@ class OpponentShaping:
     def memory(self, num_envs: int) -> PyTree:
         return self.actor.initial_memory(num_envs, len(self.seats))
 
-    def acting(self, policies: PyTree, greedy: bool = False) -> Act:
+    def acting(self, policies: PyTree) -> Act:
         """The act function of S policies [S, ...]."""
 
         def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
             row, mask = jax.tree.map(lambda x: x[None], (observation, mask))
             reset = jnp.zeros(jax.tree.leaves(row)[0].shape[:2], bool)  # the loop has cleared the memory already
             distribution, memory = self.distribution(policies, memory, row, reset, mask)
-            action = distribution.mode() if greedy else distribution.sample(seed=key)
-            return action[0], jax.tree.map(lambda m: m[0], memory), ()
+            return distribution.sample(seed=key)[0], jax.tree.map(lambda m: m[0], memory), ()
 
         return act
 
     def act(self, state: LOLAState, *args) -> ActResult:
         return self.acting(state.policy)(*args)
 
-    def policy(self, state: LOLAState, greedy: bool) -> Act:
-        return self.acting(state.policy, greedy)
+    def export(self, state: LOLAState) -> NetworkPolicy:
+        return NetworkPolicy.of(self.spec, self.actor, with_last_logit(state.policy))
 
     # ------------------------------------------------------------------ what play was worth
     def values(self, critic: PyTree, memory: PyTree, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, PyTree]:
@@ -402,6 +402,14 @@ class OpponentShaping:
             rollout_length=self.config.rollout_length,
             simulations=self.simulations,
         )
+
+
+def with_last_logit(policies: PyTree) -> PyTree:
+    """Policies [S, ...] whose heads give the last action's logit too, which is 0."""
+    layers = dict(policies["params"])
+    head = max((name for name in layers if name.startswith("Dense_")), key=lambda name: int(name[6:]))
+    layers[head] = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[..., :1])], -1), layers[head])
+    return {"params": layers}
 
 
 def in_seats(mine: PyTree, theirs: PyTree, seat: jax.Array) -> PyTree:

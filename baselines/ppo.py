@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
+from marl_suite.algorithm import ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
 from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.learning import returns
 from marl_suite.learning.distributions import Distribution, num_outputs, policy_distribution
 from marl_suite.learning.networks import ACTIVATIONS, ENCODERS, SequenceNetwork
 from marl_suite.learning.population import Population
+from marl_suite.policies import NetworkPolicy
 
 
 class IPPO(Configuration):
@@ -178,12 +179,8 @@ class PPO(Population):
         action, log_prob = distribution.sample_and_log_prob(seed=key)
         return action, memory, log_prob
 
-    def policy(self, state: PPOState, greedy: bool) -> Act:
-        def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
-            distribution, memory = self.distribution(state.actor, memory, observation, mask)
-            return distribution.mode() if greedy else distribution.sample(seed=key), memory, ()
-
-        return act
+    def export(self, state: PPOState) -> NetworkPolicy:
+        return NetworkPolicy.of(self.spec, self.actor, state.actor, **self.sharing)
 
     # ------------------------------------------------------------------ learning
     def critic_inputs(self, trajectory: Trajectory) -> tuple[PyTree, PyTree]:

@@ -20,7 +20,6 @@ Deviations: they play one endless game, here the memory starts anew where the ga
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, ClassVar
 
 import chex
@@ -30,10 +29,11 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
+from marl_suite.algorithm import ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
 from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.spaces import Discrete
+from marl_suite.policies import TablePolicy
 
 INITIAL = ("auto", "random_rivals", "constant")
 
@@ -123,12 +123,6 @@ class Tables:
         """[E, N, A]: what every agent's actions are worth where it is."""
         return state.tables[np.arange(self.spec.num_agents), self.states(observation)]
 
-    def greedy(
-        self, state: QLearningState, memory: PyTree, observation: jax.Array, key: jax.Array, mask: Any = None
-    ) -> ActResult:
-        del key
-        return allowed(self.values(state, observation), mask).argmax(-1), memory, ()
-
     def act(
         self, state: QLearningState, memory: PyTree, observation: jax.Array, key: jax.Array, mask: Any = None
     ) -> ActResult:
@@ -137,9 +131,9 @@ class Tables:
         explores, drawn = draws[..., 0] < self.epsilon(state), any_allowed(draws[..., 1], mask, values.shape[-1])
         return jnp.where(explores, drawn, allowed(values, mask).argmax(-1)), memory, ()
 
-    def policy(self, state: QLearningState, greedy: bool) -> Act:
-        del greedy  # always: exploration is part of learning, not of what was learned
-        return partial(self.greedy, state)
+    def export(self, state: QLearningState) -> TablePolicy:
+        # Always the best: exploration is part of learning, not of what was learned.
+        return TablePolicy(state.tables, self.spec.observation_space, self.spec.action_space, always_greedy=True)
 
     # ------------------------------------------------------------------ learning
     def update(
@@ -189,4 +183,4 @@ class Tables:
                 f"values against random rivals need q_learning.gamma below 1, got {self.config.gamma}; "
                 "closest initial: 'constant'"
             )
-        return Learner(init=self.init, act=self.act, policy=self.policy, update=self.update)
+        return Learner(init=self.init, act=self.act, export=self.export, update=self.update)

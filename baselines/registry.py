@@ -1,7 +1,6 @@
 """Baseline names, the configurations behind them, and how their values are set and checked."""
 
 import dataclasses
-import importlib
 import typing
 from typing import Any
 
@@ -10,52 +9,27 @@ import numpy as np
 from marl_suite.algorithm import ROLES, Configuration
 from marl_suite.composition import Composition
 from marl_suite.envs.errors import InputError, unknown_name
+from marl_suite.envs.plugins import Registry
 
-_ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ippo": ("marl_suite.baselines.ppo:IPPO", {}),
-    "mappo": ("marl_suite.baselines.mappo:MAPPO", {}),
-    "advantage_alignment": ("marl_suite.baselines.advantage_alignment:AdvantageAlignment", {}),
-    "group_relative_advantage_alignment": (
-        "marl_suite.baselines.advantage_alignment:GroupRelativeAdvantageAlignment",
-        {},
-    ),
-    "exact_naive": ("marl_suite.baselines.exact:ExactShaping", {"rule": "naive"}),
-    "exact_lookahead": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lookahead"}),
-    "exact_lola_a": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_a"}),
-    "exact_lola_b": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_b"}),
-    "exact_lola_c": ("marl_suite.baselines.exact:ExactShaping", {"rule": "lola_c"}),
-    "exact_sos": ("marl_suite.baselines.exact:ExactShaping", {"rule": "sos"}),
-    "lola": ("marl_suite.baselines.lola:LOLA", {}),
-    "lola_pg": ("marl_suite.baselines.lola:LOLA", {"form": "policy_gradient"}),
-    "loqa": ("marl_suite.baselines.loqa:LOQA", {}),
-    "iql": ("marl_suite.baselines.value_decomposition:IQL", {}),
-    "vdn": ("marl_suite.baselines.value_decomposition:VDN", {}),
-    "qmix": ("marl_suite.baselines.value_decomposition:QMIX", {}),
-    "q_learning": ("marl_suite.baselines.q_learning:QLearning", {}),
-    "past_self": ("marl_suite.past_selves:PastSelves", {}),
-} | {
-    player: ("marl_suite.baselines.scripted:Scripted", {"player": player})
-    for player in (
-        *("always_cooperate", "always_defect", "grim_trigger", "random", "tit_for_tat"),
-        *ROLES,
-    )
-}
+_REGISTRY = Registry("baseline", "marl_suite.baselines", Configuration)
+register, registered = _REGISTRY.register, _REGISTRY.names
 
-
-def register(name: str, target: str, **settings: Any) -> None:
-    """Makes `configuration(name)` build `target`, a "module:Class" string, with `settings` as its defaults.
-
-    Raises:
-        ValueError: when the name is taken by something else.
-    """
-    if _ENTRIES.get(name, (target, settings)) != (target, settings):
-        raise ValueError(f"baseline {name!r} is already registered as {_ENTRIES[name][0]}")
-    _ENTRIES[name] = (target, settings)
-
-
-def registered() -> tuple[str, ...]:
-    """Every known name, sorted."""
-    return tuple(sorted(_ENTRIES))
+_BASELINES = "marl_suite.baselines"
+register("ippo", f"{_BASELINES}.ppo:IPPO")
+register("mappo", f"{_BASELINES}.mappo:MAPPO")
+register("advantage_alignment", f"{_BASELINES}.advantage_alignment:AdvantageAlignment")
+register("group_relative_advantage_alignment", f"{_BASELINES}.advantage_alignment:GroupRelativeAdvantageAlignment")
+for _rule in ("naive", "lookahead", "lola_a", "lola_b", "lola_c", "sos"):
+    register(f"exact_{_rule}", f"{_BASELINES}.exact:ExactShaping", rule=_rule)
+register("lola", f"{_BASELINES}.lola:LOLA")
+register("lola_pg", f"{_BASELINES}.lola:LOLA", form="policy_gradient")
+register("loqa", f"{_BASELINES}.loqa:LOQA")
+for _name in ("iql", "vdn", "qmix"):
+    register(_name, f"{_BASELINES}.value_decomposition:{_name.upper()}")
+register("q_learning", f"{_BASELINES}.q_learning:QLearning")
+register("past_self", "marl_suite.past_selves:PastSelves")
+for _player in ("always_cooperate", "always_defect", "grim_trigger", "random", "tit_for_tat", *ROLES):
+    register(_player, f"{_BASELINES}.scripted:Scripted", player=_player)
 
 
 def configuration(name: str, **overrides: Any) -> Configuration:
@@ -89,11 +63,8 @@ def _single(name: str, overrides: dict[str, Any]) -> Configuration:
 
 def _defaults(name: str) -> tuple[Configuration, dict[str, Any]]:
     """The configuration of an entry, and those of its values that make it what its name says."""
-    if name not in _ENTRIES:
-        raise unknown_name("baseline", name, _ENTRIES)
-    target, defaults = _ENTRIES[name]
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)(**defaults), defaults
+    cls, defaults = _REGISTRY.find(name)
+    return cls(**defaults), defaults
 
 
 def _settings(name: str) -> dict[str, Any]:
@@ -134,8 +105,8 @@ def takes(name: str, key: str) -> bool:
 
 def group_settings(group: str) -> set[str]:
     """Everything that can be set in some baseline of the group, as "group.field"."""
-    names = [name for name in _ENTRIES if _defaults(name)[0].group == group]
-    return {f"{group}.{field}" for name in names for field in _settings(name)}
+    members = _REGISTRY.working(groups)
+    return {f"{group}.{field}" for name in members if group in members[name] for field in _settings(name)}
 
 
 def settings(name: str, config: Any) -> dict[str, Any]:
@@ -180,6 +151,11 @@ def describe(name: str) -> str:
     return _defaults(name)[0].summary
 
 
+def listing() -> dict[str, str]:
+    """Every name with the baseline in one sentence, or with why it is unusable."""
+    return _REGISTRY.listing(describe)
+
+
 def groups(name: str) -> set[str]:
     """The prefixes that keys of `name`, or of the parts of a team, may carry.
 
@@ -187,3 +163,8 @@ def groups(name: str) -> set[str]:
         InputError: for an unknown name.
     """
     return {_defaults(part)[0].group for part in name.split("+")}
+
+
+def all_groups() -> set[str]:
+    """The groups of all baselines."""
+    return set().union(*_REGISTRY.working(groups).values())

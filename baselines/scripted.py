@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from marl_suite.algorithm import ROLES, Configuration, EnvSpec, Learner, static, with_agent_axis
+from marl_suite.algorithm import ROLES, Configuration, EnvSpec, Learner, static
 from marl_suite.envs.errors import InputError
+from marl_suite.policies import ScriptedPolicy
 
 
 class Scripted(Configuration):
@@ -22,9 +23,5 @@ class Scripted(Configuration):
         if self.player not in players:
             names = sorted(players.keys() - set(ROLES))
             raise InputError(f"{spec.name} has no scripted player {self.player!r}; it has {', '.join(names)}")
-        act = with_agent_axis(players[self.player], spec.num_agents)
-        return Learner(
-            init=lambda key: (),
-            act=lambda state, memory, observation, key, mask=None: act(memory, observation, key, mask),
-            policy=lambda state, greedy: act,
-        )
+        policy = ScriptedPolicy(self.player, players[self.player], spec.num_agents)
+        return Learner(init=lambda key: (), act=lambda state, *args: policy.act(*args), export=lambda state: policy)

@@ -28,7 +28,6 @@ payoffs included, of which only its own seats' values are to make up the sum; th
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, ClassVar
 
 import chex
@@ -38,7 +37,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
+from marl_suite.algorithm import ActResult, Configuration, EnvSpec, Learner, Metrics, Simulate, Trajectory, static
 from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.reward_views import REWARD_VIEWS, read_view
@@ -48,6 +47,7 @@ from marl_suite.learning.distributions import num_outputs
 from marl_suite.learning.mixers import MonotonicMixer
 from marl_suite.learning.networks import ACTIVATIONS, ENCODERS, SequenceNetwork, blank
 from marl_suite.learning.population import Population
+from marl_suite.policies import NetworkPolicy
 
 
 class IQL(Configuration):
@@ -243,9 +243,9 @@ class IndependentValues(Population):
     def act(self, state: QState, memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
         return self.explore(state.online.agents, self.epsilon(state), memory, observation, key, mask)
 
-    def policy(self, state: QState, greedy: bool) -> Act:
-        del greedy  # always: exploration is part of learning, not of what was learned
-        return partial(self.explore, state.online.agents, 0.0)
+    def export(self, state: QState) -> NetworkPolicy:
+        # Always the best: exploration is part of learning, not of what was learned.
+        return NetworkPolicy.of(self.spec, self.agent, state.online.agents, always_greedy=True, **self.sharing)
 
     # ------------------------------------------------------------------ remembering
     def empty_buffer(self) -> PyTree:

@@ -29,7 +29,7 @@ import numpy as np
 from marl_suite.baselines.ppo import IPPO
 from marl_suite.envs.environment import Environment, PyTree, at_least
 from marl_suite.envs.grid.world import GridWorld
-from marl_suite.envs.registry import make, registered
+from marl_suite.envs.registry import make, working
 from marl_suite.envs.spaces import Discrete
 from marl_suite.training import Fit
 
@@ -111,14 +111,15 @@ def _named(given: str) -> tuple[str, ...]:
     """The names that `given` stands for. A game of each kind is one that is called as its class is by default."""
     if given not in (GRID, COMMONS):
         return (given,)
-    games = {name: make(name) for name in registered()}
+    games = working()
     kinds = {name: game for name, game in games.items() if type(game)().name == name}  # pyright: ignore[reportCallIssue]
     if given == GRID:
         return tuple(name for name, game in kinds.items() if isinstance(game, GridWorld))
     return tuple(
         name
         for name, game in kinds.items()
-        if type(game).__module__.split(".")[2] in ("commons", "markets") and game.num_agents <= SMALL_GROUP
+        if type(game).__module__.startswith(tuple(f"marl_suite.envs.{kind}." for kind in ("commons", "markets")))
+        and game.num_agents <= SMALL_GROUP
     )
 
 

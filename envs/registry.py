@@ -1,5 +1,6 @@
 """Environment names and the classes behind them, imported only when one is made."""
 
+import dataclasses
 import importlib
 import types
 import typing
@@ -7,53 +8,37 @@ from typing import Any
 
 from marl_suite.envs.environment import Environment, static_settings
 from marl_suite.envs.errors import InputError, unknown_name
+from marl_suite.envs.plugins import Registry
 
-_ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {}
-
-
-def register(name: str, target: str, **settings: Any) -> None:
-    """Makes `make(name)` build `target`, a "module:Class" string, with `settings` as its defaults.
-
-    Raises:
-        ValueError: when the name is taken by something else.
-    """
-    entry = (target, settings)
-    if _ENTRIES.get(name, entry) != entry:
-        raise ValueError(f"environment {name!r} is already registered as {_ENTRIES[name][0]}")
-    _ENTRIES[name] = entry
-
-
-def registered() -> tuple[str, ...]:
-    """Every known name, sorted."""
-    return tuple(sorted(_ENTRIES))
+_REGISTRY = Registry("environment", "marl_suite.environments", Environment)
+register, registered = _REGISTRY.register, _REGISTRY.names
 
 
 def make(name: str, **settings: Any) -> Environment:
     """Builds the environment called `name`.
 
     Args:
-        name: a registered name, "gymnax:ID" for a gymnax environment as a one-agent game, or "cheap_talk:ID" for
-            a game with a round of talk before each action, with `symbols` and `talk_graph` as further settings.
+        name: a registered name, "gymnax:ID" for a gymnax environment as a one-agent game, "jaxmarl:ID" for one of
+            JaxMARL's, or "cheap_talk:ID" for a game with a round of talk before each action, with `symbols` and
+            `talk_graph` as further settings.
         **settings: static settings, those that fix a shape, such as `num_agents`.
 
     Raises:
         InputError: for an unknown name or setting, or a value that the environment refuses.
     """
-    if name.startswith("gymnax:"):
-        from marl_suite.envs.adapters.gymnax import from_gymnax
-
-        return from_gymnax(name.removeprefix("gymnax:"), **settings)
+    library, _, env_id = name.partition(":")
+    if library in ("gymnax", "jaxmarl"):
+        adapter = importlib.import_module(f"marl_suite.envs.adapters.{library}")
+        return getattr(adapter, f"from_{library}")(env_id, **settings)
     if name.startswith("cheap_talk:"):
         from marl_suite.envs.cheap_talk import CheapTalk
 
         talk = {key: settings.pop(key) for key in ("symbols", "talk_graph") if key in settings}
         _check_settings(name, CheapTalk, talk)
         return CheapTalk(make(name.removeprefix("cheap_talk:"), **settings), **talk)
-    if name not in _ENTRIES:
-        raise unknown_name("environment", name, _ENTRIES)
-    target, defaults = _ENTRIES[name]
-    module, _, attribute = target.partition(":")
-    cls = getattr(importlib.import_module(module), attribute)
+    cls, defaults = _REGISTRY.find(name)
+    if not dataclasses.is_dataclass(cls):
+        raise InputError(f"environment {name!r}: {cls.__name__} must be a dataclass, @dataclass(frozen=True)")
     _check_settings(name, cls, settings)
     named = {"name": name} if "name" in static_settings(cls) else {}
     return cls(**named, **{**defaults, **settings})
@@ -91,6 +76,16 @@ def describe(name: str) -> str:
         InputError: for an unknown name.
     """
     return make(name).summary
+
+
+def listing() -> dict[str, str]:
+    """Every name with the environment in one sentence, or with why it cannot be made."""
+    return _REGISTRY.listing(describe)
+
+
+def working() -> dict[str, Environment]:
+    """Every registered environment that can be made, with its default settings."""
+    return _REGISTRY.working(make)
 
 
 for _name in (

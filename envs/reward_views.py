@@ -17,6 +17,7 @@ from flax import struct
 
 from marl_suite.envs.environment import PyTree, at_least, at_most
 from marl_suite.envs.errors import InputError, unknown_name
+from marl_suite.envs.plugins import Registry
 
 
 class View(struct.PyTreeNode):
@@ -232,18 +233,28 @@ REWARD_VIEWS: Mapping[str, type[View]] = {
     view.name: view
     for view in (Individual, Team, TeamMean, SelfInterest, SocialValueOrientation, FehrSchmidt, InequityAversion)
 }
-"""Every reward view by name; the first line of its docstring is its formula."""
+"""The suite's own reward views by name; the first line of a view's docstring is its formula."""
+
+_REGISTRY = Registry("reward view", "marl_suite.reward_views", View)
+register, registered = _REGISTRY.register, _REGISTRY.names
+for _name, _view in REWARD_VIEWS.items():
+    register(_name, _view)
+
+
+def listing() -> dict[str, str]:
+    """Every name with the view in one line, or with why it is unusable."""
+    return _REGISTRY.listing(lambda name: _REGISTRY.find(name)[0].summary())
 
 
 def read_view(text: str) -> View:
-    """The view that `text` names: a name of `REWARD_VIEWS`, then ":number=value" for those that differ from defaults.
+    """The view that `text` names: a name of `registered()`, then ":number=value" for those that differ from defaults.
 
     Raises:
-        InputError: for an unknown view or number, one that is given twice, is not a number or is out of range.
+        InputError: for an unknown or unusable view, or a number that is unknown, given twice, not a number or out of
+            range.
     """
     name, *settings = text.split(":")
-    if name not in REWARD_VIEWS:
-        raise unknown_name("reward view", name, REWARD_VIEWS)
+    cls, defaults = _REGISTRY.find(name)
     numbers: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -252,4 +263,4 @@ def read_view(text: str) -> View:
         if key in numbers:
             raise InputError(f"{name}: {key} is given twice")
         numbers[key] = value
-    return REWARD_VIEWS[name]().with_numbers(**numbers)
+    return cls().with_numbers(**{**defaults, **numbers})

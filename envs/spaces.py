@@ -127,6 +127,32 @@ class Box(Space):
         return jnp.all((x >= self.low) & (x <= self.high))
 
 
+def describe(space: Space) -> dict[str, Any]:
+    """The space as JSON-able values. Inverse: `described`."""
+    if isinstance(space, Dict):
+        return {"dict": {name: describe(part) for name, part in space.spaces.items()}}
+    dtype = np.dtype(space.dtype).name
+    if isinstance(space, Discrete):
+        return {"discrete": space.n, "dtype": dtype}
+    if isinstance(space, MultiDiscrete):
+        return {"multi_discrete": list(space.nvec), "dtype": dtype}
+    assert isinstance(space, Box)
+    return {"box": [_spell(space.low), _spell(space.high)], "shape": list(space.shape), "dtype": dtype}
+
+
+def described(description: Mapping[str, Any]) -> Space:
+    """The space that `describe` gave this description of; KeyError or ValueError for anything else."""
+    if "dict" in description:
+        return Dict({name: described(part) for name, part in description["dict"].items()})
+    dtype = description["dtype"]
+    if "discrete" in description:
+        return Discrete(description["discrete"], dtype)
+    if "multi_discrete" in description:
+        return MultiDiscrete(description["multi_discrete"], dtype)
+    low, high = (np.reshape(bound, ()) if description["shape"] == [] else bound for bound in description["box"])
+    return Box(low, high, description["shape"], dtype)
+
+
 def _spell(bound: np.ndarray) -> list:
     """A bound in full, but with what repeats along leading axes said once."""
     while bound.ndim and (bound == bound[0]).all():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,16 @@ _INFO = ("final_observation", "metrics", "payoff", "terminated", "truncated")
 _TOLERANCE = 1e-5  # between compilations of the same step, which may round differently
 
 
-def require(env: Environment, kept: Any, rule: str) -> None:
+class Named(Protocol):
+    """What is checked, as messages call it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def require(checked: Named, kept: Any, rule: str) -> None:
     if not kept:
-        raise AssertionError(f"{env.name}: {rule}")
+        raise AssertionError(f"{checked.name}: {rule}")
 
 
 def check_fields(env: Environment) -> None:
@@ -103,14 +110,14 @@ def _check_outcome(env: Environment, observation: PyTree, outcome: PyTree) -> No
     require(env, isinstance(info["metrics"], dict), "info['metrics'] must be a dict")
     for name, value in info["metrics"].items():
         shaped = jnp.shape(value) in ((), (env.num_agents,)) and jnp.issubdtype(jnp.result_type(value), jnp.floating)
-        require(env, shaped, f"metric {name!r} must be a float scalar or [{env.num_agents}], got {_form(value)}")
+        require(env, shaped, f"metric {name!r} must be a float scalar or [{env.num_agents}], got {form(value)}")
 
 
 def _check_views(env: Environment, state: PyTree, params: PyTree) -> None:
     """`global_state` and `action_mask`, which are functions of the state."""
     view = _trace(env, "global_state", env.global_state, state, params)
     flat = len(jnp.shape(view)) == 1 and view.dtype == np.float32
-    require(env, flat, f"global_state must be float32 [S], got {_form(view)}")
+    require(env, flat, f"global_state must be float32 [S], got {form(view)}")
     space = env.action_space(params)
     if isinstance(space, Discrete | MultiDiscrete):
         mask = _trace(env, "action_mask", env.action_mask, state, params)
@@ -128,7 +135,7 @@ def rows(tree: PyTree, index: Any) -> PyTree:
     return jax.tree.map(row, tree)
 
 
-def _form(leaf: Any) -> str:
+def form(leaf: Any) -> str:
     """Such as float32[5]."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     return f"{dtype}{list(jnp.shape(leaf))}"
@@ -139,22 +146,22 @@ def _leaves(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def require_array(env: Environment, what: str, leaf: Any, shape: tuple[int, ...], dtype: Any) -> None:
+def require_array(env: Named, what: str, leaf: Any, shape: tuple[int, ...], dtype: Any) -> None:
     wanted = f"{np.dtype(dtype)}{list(shape)}"
     single = jax.tree.structure(leaf) == jax.tree.structure(0)
-    require(env, single and _form(leaf) == wanted, f"{what} must be {wanted}, got {_form(leaf) if single else leaf}")
+    require(env, single and form(leaf) == wanted, f"{what} must be {wanted}, got {form(leaf) if single else leaf}")
 
 
-def require_form(env: Environment, rule: str, given: PyTree, wanted: PyTree) -> None:
+def require_form(env: Named, rule: str, given: PyTree, wanted: PyTree) -> None:
     """Same structure, shapes and dtypes."""
-    ours, theirs = ({path: _form(leaf) for path, leaf in _leaves(tree).items()} for tree in (given, wanted))
+    ours, theirs = ({path: form(leaf) for path, leaf in _leaves(tree).items()} for tree in (given, wanted))
     for path in [*theirs, *ours]:
         here, there = ours.get(path, "nothing"), theirs.get(path, "nothing")
         require(env, here == there, f"{rule}: {path or 'it'} is {here}, not {there}")
     require(env, jax.tree.structure(given) == jax.tree.structure(wanted), f"{rule}: the tree differs")
 
 
-def require_equal(env: Environment, rule: str, given: PyTree, wanted: PyTree, tolerance: float = _TOLERANCE) -> None:
+def require_equal(env: Named, rule: str, given: PyTree, wanted: PyTree, tolerance: float = _TOLERANCE) -> None:
     """Same values; floats up to `tolerance`, everything else exactly."""
     theirs = _leaves(wanted)
     for path, leaf in _leaves(given).items():
@@ -184,7 +191,7 @@ def _plain(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def require_contained(env: Environment, space: Space, sources: dict[str, PyTree], rule: str) -> None:
+def require_contained(env: Named, space: Space, sources: dict[str, PyTree], rule: str) -> None:
     """Every value of every source, [T, N, ...] each, lies in `space`."""
     contains = jax.vmap(jax.vmap(space.contains))
     for source, inside in jax.jit(lambda values: {name: contains(v) for name, v in values.items()})(sources).items():

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl_suite.envs import make, register, registered
+    from marl_suite.envs.testing import check_environment
     from marl_suite.experiments.run import train
+    from marl_suite.stored_policies import load
+    from marl_suite.testing import check_learner
 
 __version__ = "0.1.0"
-__all__ = ["make", "register", "registered", "train"]
+__all__ = ["check_environment", "check_learner", "load", "make", "register", "registered", "train"]
 
 _HOME = {
+    "check_environment": "marl_suite.envs.testing",
+    "check_learner": "marl_suite.testing",
+    "load": "marl_suite.stored_policies",
     "make": "marl_suite.envs",
     "register": "marl_suite.envs",
     "registered": "marl_suite.envs",

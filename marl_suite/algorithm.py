@@ -4,7 +4,8 @@
     memory(num_envs)                                -> memory, [E, N, ...]
     act(state, memory, obs, key, mask)              -> actions, memory, record
     update(state, trajectory, key, simulate)        -> state, metrics
-    policy(state, greedy)                           -> act function of (memory, obs, key, mask)
+    export(state)                                   -> policy, one of `marl_suite.policies`
+    policy(state, greedy)                           -> act function of (memory, obs, key, mask); made from `export`
 
 Observations are `[E, N, ...]`, actions `[E, N]`, trajectories `[T, E, N, ...]`. The learner owns exploration,
 minibatches, buffers, targets and losses; the loop owns stepping, resets, statistics and step accounting. A learner is
@@ -14,6 +15,7 @@ shape is static.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -129,7 +131,7 @@ class Learner:
 
     init: Callable[[jax.Array], PyTree]
     act: Callable[..., ActResult]
-    policy: Callable[[PyTree, bool], Act]
+    policy: Callable[[PyTree, bool], Act] = None  # type: ignore[assignment]  # as `export` says
     update: Callable[..., tuple[PyTree, Metrics]] = no_update
     memory: Callable[[int], PyTree] = lambda num_envs: ()
     num_envs: int = 1
@@ -149,15 +151,21 @@ class Learner:
     """What the learner's replay buffer holds in memory, per seed."""
     trained: Callable[[PyTree], PyTree] = lambda state: state
     """state -> what of it policies need: a replay buffer stays behind when training is over."""
+    export: Callable[[PyTree], PyTree] | None = None
+    """state -> the policy, as it is stored and played without the learner. Without it policies cannot be stored."""
 
     def __post_init__(self):
+        if self.policy is None:
+            if (export := self.export) is None:
+                raise TypeError("a learner needs `export` or `policy`")
+            object.__setattr__(self, "policy", lambda state, greedy: partial(export(state).act, greedy=greedy))
         if self.num_envs % self.group_size:
             raise InputError(f"group_size {self.group_size} must divide num_envs {self.num_envs}")
 
     @classmethod
     def of(cls, algorithm: Any, **facts: Any) -> "Learner":
-        """The record of an object's methods `init`, `act`, `policy`, `update` and `memory`, and these facts."""
-        names = ("init", "act", "policy", "update", "memory")
+        """The record of an object's methods `init`, `act`, `export`, `update` and `memory`, and these facts."""
+        names = ("init", "act", "export", "update", "memory")
         return cls(**{name: getattr(algorithm, name) for name in names}, **facts)
 
     @property

@@ -73,18 +73,27 @@ class Table:
     """Print the table of a results folder: interquartile means and 95 % bootstrap intervals over seeds."""
 
     folder: Positional[str]
+    """results, or the name of a suite whose stored results come with the package"""
     format: Literal["markdown", "latex", "csv"] = "markdown"
-    view: Literal["scores", "robustness"] = "scores"
-    """robustness: own and partner's return with others in one place, in games of mixed motives"""
+    view: Literal["scores", "robustness", "published"] = "scores"
+    """robustness: own and partner's return with others in one place, in games of mixed motives; published: the
+    numbers of others, where the folder has a published.csv, beside ours"""
+    only: tuple[str, ...] = ()
+    """environments or baselines, as the table calls them; default: all"""
+    columns: tuple[str, ...] = ()
+    """headings of the columns to show, as in "return per step" equality; default: all"""
     intervals: bool = False
     """with intervals in the robustness table too"""
+    points: bool = False
+    """without intervals in the table of scores"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Play episodes with the stored policies of a results folder."""
+    """Play episodes with stored policies."""
 
-    folder: Positional[str]
+    run: Positional[str]
+    """a results folder, a cell's folder in it, or a policy file"""
     against: str = ""
     """a scripted player that takes one agent's place, as in always_defect; default: among themselves"""
     episodes: int = 512
@@ -96,12 +105,14 @@ class Evaluate:
 class Render:
     """Play one episode and draw it: a .gif, .mp4 or .txt file or, without a suffix, a folder of PNG files."""
 
-    environment: Positional[str]
-    """a grid world of `marl-suite list environments`; any environment for text"""
-    policy: str = "random"
-    """a scripted player of the game or a results folder; several, as in cleaner,eater, take the seats in turn"""
+    run: Positional[str]
+    """a grid world of `marl-suite list environments`, any environment for text; or a results folder, a cell's folder in
+    it or a policy file, played in its own game"""
+    policy: str = ""
+    """a scripted player of the game or a results folder; several, as in cleaner,eater, take the seats in turn; default:
+    the policy of the run, or random"""
     out: str = ""
-    """the file or folder; default runs/ENVIRONMENT.gif"""
+    """the file or folder; default runs/ENVIRONMENT.gif, in the results folder of a run"""
     steps: int = 200
     """after which the episode is cut"""
     seed: int = 0
@@ -214,13 +225,13 @@ def _fail(message: str, code: int) -> None:
 def _list(command: List) -> None:
     from marl_suite.baselines import registry as baselines
     from marl_suite.envs import registry as environments
-    from marl_suite.envs.reward_views import REWARD_VIEWS
+    from marl_suite.envs import reward_views as views
     from marl_suite.experiments.suites import builtin_suites
 
     shown = {
-        "environments": lambda: {name: environments.describe(name) for name in environments.registered()},
-        "baselines": lambda: {name: baselines.describe(name) for name in baselines.registered()},
-        "views": lambda: {name: view.summary() for name, view in REWARD_VIEWS.items()},
+        "environments": environments.listing,
+        "baselines": baselines.listing,
+        "views": views.listing,
         "suites": builtin_suites,
     }
     for kind in shown if command.what == "all" else (command.what,):
@@ -284,37 +295,49 @@ def _run(cells: "list[Cell]", out: str) -> None:
 
     with progress.display() as (report, log):
         run.sweep(cells, Path(out), report, log)
-    print("\n" + "\n".join(map(tables.markdown, tables.by_game(tables.make_table, Path(out)))))
-    if robust := [table for table in tables.by_game(tables.make_robustness, Path(out)) if table.rows]:
+    found = tables.read(Path(out))
+    print("\n" + "\n".join(map(tables.markdown, tables.by_game(tables.make_table, found))))
+    if robust := [table for table in tables.by_game(tables.make_robustness, found) if table.rows]:
         print("With others in one place, own return / theirs, per step:\n\n" + "\n".join(map(tables.markdown, robust)))
     print(f"results: {out}/results.csv   figure: {plots.learning_curves(Path(out))}")
 
 
 def _table(command: Table) -> None:
-    from marl_suite.experiments import tables
+    from marl_suite.experiments import results, tables
 
-    root = Path(command.folder)
-    robust = command.view == "robustness"
-    make = partial(tables.make_robustness, intervals=command.intervals) if robust else tables.make_table
-    # One CSV file has one set of columns.
-    shown = [make(root)] if command.format == "csv" else tables.by_game(make, root)
+    found = tables.only(results.stored(command.folder), command.only)
+    views = {
+        "scores": partial(tables.make_table, intervals=not command.points),
+        "robustness": partial(tables.make_robustness, intervals=command.intervals),
+        "published": tables.make_published,
+    }
+    make = views[command.view]
+    # Chosen columns, and one CSV file, are one table.
+    together = command.format == "csv" or command.columns
+    shown = [tables.pick(make(found), command.columns)] if together else tables.by_game(make, found)
     print("\n".join(map(tables.FORMATS[command.format], shown)), end="")
 
 
 def _evaluate(command: Evaluate) -> None:
     from marl_suite.experiments import replay
 
-    print(replay.evaluate_folder(Path(command.folder), command.against, command.episodes, command.greedy, command.seed))
+    print(replay.evaluate_stored(Path(command.run), command.against, command.episodes, command.greedy, command.seed))
 
 
 def _render(command: Render) -> None:
+    from marl_suite.envs.registry import registered
     from marl_suite.experiments import overrides
     from marl_suite.experiments.render import render
+    from marl_suite.stored_policies import facts, find
 
-    out = Path(command.out or f"runs/{command.environment.replace(':', '-')}.gif")
+    environment, policy, folder = command.run, command.policy or "random", Path("runs")
+    if (path := Path(command.run)).exists() and command.run not in registered():
+        file = find(path)
+        environment, policy, folder = facts(file)["environment"], command.policy or str(file), file.parent
+    out = Path(command.out) if command.out else folder / f"{environment.replace(':', '-')}.gif"
     env, params = (overrides.single(sum(pairs, ())) for pairs in (command.env, command.params))
     options = command.steps, command.seed, command.fps, command.cell, command.greedy
-    print(render(command.environment, command.policy, out, *options, env, params))
+    print(render(environment, policy, out, *options, env, params))
 
 
 def _schelling(command: Schelling) -> None:

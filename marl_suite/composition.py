@@ -5,7 +5,7 @@ is shown their columns of the trajectory; what the others did stands in `traject
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from marl_suite.algorithm import (
 )
 from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
+from marl_suite.policies import TeamPolicy, columns, joint
 
 
 def frozen(learner: Learner, state: PyTree) -> Learner:
@@ -97,6 +98,7 @@ def compose(learners: Sequence[Learner], assignment: Sequence[int]) -> Learner:
     team, first = _Team(learners, slots), (learning or learners)[0]
     learner = Learner.of(
         team,
+        policy=team.policy,
         num_envs=first.num_envs,
         rollout_length=first.rollout_length,
         group_size=first.group_size,
@@ -173,26 +175,19 @@ class _Team:
 
         return [bind(learner, s) for learner, s in zip(self.learners, state, strict=True)]
 
-    def joint(self, acts: Sequence[Act]) -> Act:
-        """The act function of all agents from those of the parts."""
-        order = np.argsort(sum(self.slots, ()))  # where each agent stands among those of all parts in turn
-
-        def act(memory: PyTree, observation: PyTree, key: jax.Array, mask=None) -> ActResult:
-            keys = jax.random.split(key, len(acts))
-            results = [
-                part(m, _columns(observation, s, axis=1), k, _columns(mask, s, axis=1))
-                for part, m, s, k in zip(acts, memory, self.slots, keys, strict=True)
-            ]
-            actions, memories, records = zip(*results, strict=True)
-            return jnp.concatenate(actions, axis=1)[:, order], memories, records
-
-        return act
-
     def act(self, state, memory, observation, key, mask=None) -> ActResult:
-        return self.joint(self.acts(state))(memory, observation, key, mask)
+        return joint(self.acts(state), self.slots)(memory, observation, key, mask)
 
     def policy(self, state: tuple[PyTree, ...], greedy: bool) -> Act:
-        return self.joint([learner.policy(s, greedy) for learner, s in zip(self.learners, state, strict=True)])
+        parts = [learner.policy(s, greedy) for learner, s in zip(self.learners, state, strict=True)]
+        return joint(parts, self.slots)
+
+    @property
+    def export(self) -> Callable[[PyTree], TeamPolicy] | None:
+        exports = [learner.export for learner in self.learners if learner.export is not None]
+        if len(exports) < len(self.learners):
+            return None
+        return lambda state: TeamPolicy(tuple(e(s) for e, s in zip(exports, state, strict=True)), self.slots)
 
     def part(self, trajectory: Trajectory, index: int) -> Trajectory:
         """What part `index` sees of the whole game's trajectory."""
@@ -219,7 +214,7 @@ class _Team:
                     return simulate(act, key, memory)
                 acts = self.acts(state)
                 acts[index] = act
-                return self.part(simulate(self.joint(acts), key), index)
+                return self.part(simulate(joint(acts, self.slots), key), index)
 
             new, logs = learner.update(state[index], self.part(trajectory, index), keys[index], simulate_part)
             states.append(new)
@@ -230,10 +225,5 @@ class _Team:
 def seats(trajectory: Trajectory, slots: Sequence[int], memory: PyTree, record: PyTree) -> Trajectory:
     """What the agents `slots` saw and did in the whole game's trajectory, with their own memory and record."""
     names = ("observation", "action", "action_mask", "reward", "next_observation", "next_action_mask")
-    columns = {name: _columns(getattr(trajectory, name), slots, axis=2) for name in names}
-    return trajectory.replace(**columns, memory=memory, record=record, joint=trajectory)
-
-
-def _columns(tree: PyTree, slots: Sequence[int], axis: int) -> PyTree:
-    """The agents `slots` of every leaf."""
-    return jax.tree.map(lambda x: jnp.take(x, np.asarray(slots), axis=axis), tree)
+    theirs = {name: columns(getattr(trajectory, name), slots, axis=2) for name in names}
+    return trajectory.replace(**theirs, memory=memory, record=record, joint=trajectory)

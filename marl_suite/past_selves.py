@@ -18,6 +18,7 @@ from marl_suite.algorithm import Act, ActResult, Configuration, EnvSpec, Learner
 from marl_suite.composition import restrict, seats
 from marl_suite.envs.environment import PyTree, at_least, at_most
 from marl_suite.envs.errors import InputError
+from marl_suite.policies import NetworkPolicy
 
 
 class PastSelves(Configuration):
@@ -134,6 +135,10 @@ class _SelfPlay:
         now = jax.tree.map(lambda x: x[None], state.now)
         return self.joint(self.part.policy(state.now, greedy), lambda s: self.part.policy(s, greedy), now, 1)
 
+    @property
+    def export(self) -> Callable[[PastSelvesState], NetworkPolicy] | None:
+        return (export := self.part.export) and (lambda state: everywhere(export(state.now), self.spec.num_agents))
+
     def update(
         self, state: PastSelvesState, trajectory: Trajectory, key: jax.Array, simulate: Simulate
     ) -> tuple[PastSelvesState, Metrics]:
@@ -161,5 +166,16 @@ class _SelfPlay:
 
     def learner(self) -> Learner:
         return dataclasses.replace(
-            self.part, init=self.init, act=self.act, policy=self.policy, update=self.update, memory=self.memory
+            self.part,
+            init=self.init,
+            act=self.act,
+            policy=self.policy,
+            update=self.update,
+            memory=self.memory,
+            export=self.export,
         )
+
+
+def everywhere(policy: NetworkPolicy, num_agents: int) -> NetworkPolicy:
+    """The policy of agent 0 in all seats, each of which it takes for agent 0's."""
+    return policy.replace(agents=(0,) * num_agents, share_parameters=True)

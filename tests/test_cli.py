@@ -34,7 +34,7 @@ BAD = [
     (["train", "prisoners_dilemma", "ippo", "--best-response", "-1"], "best_response must be a number of steps"),
     (["train", "gymnax:CartPol-v1", "ippo"], "CartPole-v1"),
     (["sweep", "quik"], "did you mean 'quick'"),
-    (["sweep", "quick", "--only", "stag_hutn"], "did you mean 'stag_hunt'"),
+    (["sweep", "matrix", "--only", "stag_hutn"], "did you mean 'stag_hunt'"),
     (["sweep", "none.toml"], "cannot read suite"),
     (["table", "nowhere"], "no results there"),
     (["evaluate", "nowhere"], "no results there"),

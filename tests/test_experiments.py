@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 
 import marl_suite
 from marl_suite.envs.errors import InputError
-from marl_suite.experiments import replay, run, store, tables
+from marl_suite.experiments import replay, results, run, store, tables
 from marl_suite.experiments.plots import learning_curves
 from marl_suite.experiments.suites import from_table
+from marl_suite.stored_policies import read
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -88,13 +90,69 @@ def test_the_budget_is_rounded_up_to_whole_chunks_and_reported(finished):
 def test_the_tidy_table_has_a_row_per_seed_metric_and_agent(finished):
     with open(finished / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == store.RESULT_COLUMNS
+    assert tuple(rows[0]) == results.RESULT_COLUMNS
+    names = {entry["id"]: entry["cell"] for entry in json.loads((finished / "sweep.json").read_text())}
     learner = from_table(TINY)[0].id
-    mine = [row for row in rows if row["cell"] == learner and row["evaluation"] == "self_play"]
-    assert sum(row["metric"] == "return" for row in mine) == 3
-    assert {(row["seed"], row["agent"]) for row in mine if row["metric"] == "agent_return"} == {
+    mine = [row for row in rows if row["cell"] == names[learner]]
+    alone = [row for row in mine if row["evaluation"] == "self_play"]
+    assert sum(row["metric"] == "return" for row in alone) == 3
+    assert {(row["seed"], row["agent"]) for row in alone if row["metric"] == "agent_return"} == {
         (str(seed), str(agent)) for seed in range(3) for agent in range(2)
     }
+    for evaluation, metrics in store.CellFolder(finished, learner).read("summary.json")["evaluations"].items():
+        for metric, values in metrics.items():
+            found = [row["value"] for row in mine if (row["evaluation"], row["metric"]) == (evaluation, metric)]
+            wanted = ["" if value is None else np.float32(value) for value in np.ravel(np.array(values, object))]
+            assert [text and np.float32(text) for text in found] == wanted
+
+
+def test_the_files_at_the_root_say_what_tables_and_figures_show(finished, tmp_path):
+    for name in ("sweep.json", "results.csv", "curves.csv"):
+        shutil.copy(finished / name, tmp_path)
+    for make in (tables.make_table, tables.make_robustness):
+        assert make(tmp_path) == make(finished)
+    assert learning_curves(tmp_path).read_bytes() == learning_curves(finished).read_bytes()
+    (tmp_path / "curves.csv").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*curves\.csv"):
+        tables.make_table(tmp_path)
+
+
+def test_a_suites_stored_results_are_found_by_its_name_unless_a_folder_is_called_that(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (results.stored("commons") / "sweep.json").is_file()
+    assert results.stored("nowhere") == Path("nowhere")
+    (tmp_path / "commons").mkdir()
+    assert results.stored("commons") == Path("commons")
+
+
+def test_the_curves_are_the_cells_headline_metrics(finished):
+    cell = from_table(TINY)[0]
+    with open(store.CellFolder(finished, cell.id).final / "curves.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "return_per_step"]
+    (_, (steps, values)) = next(item for item in results.read(finished).curves.items() if item[0] == cell.id[-8:])
+    assert steps.tolist() == [80, 160, 240, 320] and values.shape == (3, 4)
+    assert {(row["seed"], row["env_steps"]): np.float32(row["value"]) for row in rows} == {
+        (str(seed), str(step)): np.float32(values[seed, k]) for seed in range(3) for k, step in enumerate(steps)
+    }
+
+
+def test_one_manifest_says_what_all_cells_were_made_with_and_what_each_was(finished, tmp_path):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["versions"]["jax"] == jax.__version__
+    cells = [cell for cell in from_table(TINY) if not cell.impossible]
+    assert list(manifest["cells"]) == [cell.id[-8:] for cell in cells]
+    for cell in cells:
+        facts = manifest["cells"][cell.id[-8:]]
+        assert facts["configuration"] == json.loads(json.dumps(cell.specification))
+        assert facts["env_steps_per_seed"] == (320 if cell.learns else 0) and "versions" not in facts
+    other = tmp_path / "two machines"
+    shutil.copytree(finished, other)
+    path = store.CellFolder(other, cells[1].id).final / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"git_commit": "another"}))
+    results.Writer(other).write()
+    manifest = json.loads((other / "manifest.json").read_text())
+    assert "git_commit" not in manifest, "what differs is said of each cell"
+    assert [facts["git_commit"] == "another" for facts in manifest["cells"].values()] == [False, True, False]
 
 
 def test_tables_show_iqm_and_interval_and_say_why_a_pair_has_none(finished):
@@ -159,20 +217,56 @@ def test_wide_tables_are_told_game_by_game(finished, monkeypatch):
     assert len(tables.by_game(tables.make_table, finished)) == len(set(games))
 
 
-def test_the_figure_is_drawn(finished):
+def test_rows_and_columns_can_be_chosen(finished):
+    chosen = tables.only(finished, ["matching_pennies", "ippo"])
+    assert [row[:2] for row in tables.make_table(chosen).rows] == [["matching_pennies", "ippo"]]
+    whole = tables.make_table(finished)
+    few = tables.pick(whole, ["heads", "return_per_step"])
+    assert few.headings == ["environment", "baseline", "heads", "return per step"] and few.notes == whole.notes
+    assert [row[3] for row in few.rows] == [row[whole.headings.index("return per step")] for row in whole.rows]
+    assert tables.pick(whole, []) == whole
+    with pytest.raises(InputError, match="did you mean 'ippo'"):
+        tables.only(finished, ["ipo"])
+    with pytest.raises(InputError, match="did you mean 'heads'"):
+        tables.pick(whole, ["head"])
+    points = tables.make_table(finished, intervals=False)
+    assert [[cell.split(" [")[0] for cell in row] for row in whole.rows] == points.rows
+
+
+def test_published_numbers_stand_beside_means_and_deviations_over_seeds(finished, tmp_path):
+    for name in ("sweep.json", "results.csv", "curves.csv"):
+        shutil.copy(finished / name, tmp_path)
+    with pytest.raises(InputError, match=r"published\.csv"):
+        tables.make_published(tmp_path)
+    cells = [("ippo", "return_per_step"), ("always_defect", "return_per_step"), ("always_defect", "none")]
+    rows = [f"prisoners_dilemma,{label},self_play,{metric},per step,-2,A. Author" for label, metric in cells]
+    (tmp_path / "published.csv").write_text("\n".join([",".join(tables.PUBLISHED_COLUMNS), *rows]))
+    table = tables.make_published(tmp_path)
+    values = results.read(tmp_path).scores[from_table(TINY)[0].id[-8:]]["self_play", "return_per_step"]
+    assert table.rows[0][2:] == ["per step", "-2", f"{values.mean():.3f} ({values.std(ddof=1):.3f})", "A. Author"]
+    assert [row[4] for row in table.rows[1:]] == ["-2.000 (0.000)", "–"]
+
+
+def test_the_figure_is_drawn_the_same_each_time(finished, tmp_path):
     path = learning_curves(finished)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+    assert learning_curves(finished, tmp_path / "again.png").read_bytes() == path.read_bytes()
 
 
 def test_stored_policies_play_as_they_did(finished):
-    cell, learner, state = replay.load_cell(finished, from_table(TINY)[0].id)
-    again = run._evaluate(cell, learner, state)
+    cell = from_table(TINY)[0]
+    policies = read(store.CellFolder(finished, cell.id).final / "policy.npz")
+    again = run._evaluate(cell, replay.as_learner(policies), policies.policies)
     stored = store.CellFolder(finished, cell.id).read("summary.json")["evaluations"]
     np.testing.assert_array_equal(again["self_play"]["return"], np.float32(stored["self_play"]["return"]))
-    text = replay.evaluate_folder(finished, against="always_defect", episodes=4)
+    text = replay.evaluate_stored(finished, against="always_defect", episodes=4)
     assert text.count("\n") == 5 and "-2.000" in text
     with pytest.raises(InputError, match="did you mean 'always_defect'"):
-        replay.evaluate_folder(finished, against="always_defekt")
+        replay.evaluate_stored(finished, against="always_defekt")
+    alone = replay.evaluate_stored(store.CellFolder(finished, cell.id).final, episodes=4)  # a run of one cell
+    assert alone.count("\n") == 3 and cell.label in alone
+    with pytest.raises(InputError, match="no stored policy in"):
+        replay.evaluate_stored(finished / "nowhere")
 
 
 def test_a_checkpointed_cell_resumes_to_the_same_result(finished, tmp_path, monkeypatch):
@@ -216,7 +310,8 @@ def test_a_sweep_killed_in_the_middle_ends_with_the_same_table(finished, tmp_pat
     lines = run_tiny(root)
     assert any("resumed" in line for line in lines), lines
     assert tables.make_table(root) == tables.make_table(finished)
-    assert (root / "results.csv").read_text() == (finished / "results.csv").read_text()
+    for name in ("results.csv", "curves.csv"):
+        assert (root / name).read_text() == (finished / name).read_text()
     assert not suite.exists()
 
 

@@ -1,5 +1,6 @@
 """gymnax environments as one-agent games, against gymnax itself."""
 
+import json
 import sys
 
 import gymnax
@@ -13,6 +14,7 @@ from marl_suite.envs import InputError
 from marl_suite.envs.adapters.gymnax import from_gymnax
 from marl_suite.envs.spaces import Box, Discrete
 from marl_suite.envs.testing import check_environment
+from marl_suite.experiments.suites import Cell
 
 NUM_STEPS = 120
 
@@ -120,6 +122,23 @@ def test_settings_reach_gymnaxs_constructor():
     assert from_gymnax("DeepSea-bsuite", size=5) != from_gymnax("DeepSea-bsuite")
     with pytest.raises(InputError, match=r"gymnax:DeepSea-bsuite: .*seize"):
         from_gymnax("DeepSea-bsuite", seize=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gymnax:CartPole-v1", {}),
+        ("gymnax:DeepSea-bsuite", {"size": 5}),
+        ("gymnax:FrozenLake-misc", {"desc": ("SFH", "FFG"), "is_slippery": False}),
+    ],
+)
+def test_a_stored_cell_is_the_same_game_again(name, settings):
+    cell = Cell(name, "ippo", "ippo", env=settings).check()
+    stored = json.loads(json.dumps(cell.specification))
+    again = Cell(name, "ippo", "ippo", env=stored["env"], params=stored["params"]).check()
+    assert again.game == make(name, **cell.game.static_values()) == cell.game
+    assert again.id == cell.id
+    jax.tree.map(np.testing.assert_array_equal, again.game_params, cell.game_params)
 
 
 def test_an_unknown_id_is_refused_with_the_nearest_one():

@@ -1,4 +1,5 @@
-"""The learner contract, by learners written here: the unchanged loop runs replay, lookahead and mixed populations."""
+"""The learner contract: every baseline keeps it, and the unchanged loop runs learners written here: replay, lookahead
+and mixed populations."""
 
 import dataclasses
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from flax import struct
 from probes import PROBES, Counter, Probe, Reinforce, Tagged
 
-from marl_suite import training
+from marl_suite import check_learner, training
 from marl_suite.algorithm import Act, Configuration, EnvSpec, Learner, Simulate, Trajectory, env_spec, static
+from marl_suite.baselines import registered
 from marl_suite.baselines.ppo import IPPO
+from marl_suite.baselines.registry import configuration
 from marl_suite.baselines.scripted import Scripted
 from marl_suite.composition import Composition, compose, frozen, restrict
 from marl_suite.envs import InputError, make
@@ -25,6 +28,38 @@ from marl_suite.training import Fit
 def last_chunk(fit: Fit) -> training.Chunk:
     *_, chunk = fit
     return chunk
+
+
+# ---------------------------------------------------------------------- the suite's own
+BATCH: dict[str, Any] = {"num_envs": 4, "rollout_length": 6, "hidden_sizes": [4]}
+PPO = BATCH | {"epochs": 1, "minibatches": 1}
+REPLAY = BATCH | {"buffer_size": 4, "batch_size": 2, "gradient_steps": 1, "warm_up": 2, "epsilon_steps": 20.0}
+MASKED, PAIR = "networked_commons", "prisoners_dilemma"
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ippo": (MASKED, PPO | {"recurrent": True}),
+    "mappo": (MASKED, PPO),
+    "advantage_alignment": (PAIR, PPO),
+    "group_relative_advantage_alignment": (PAIR, PPO | {"group_size": 2}),
+    "lola": (PAIR, BATCH),
+    "lola_pg": (PAIR, BATCH),
+    "loqa": (PAIR, PPO),
+    "iql": (MASKED, REPLAY),
+    "vdn": ("two_step", REPLAY),
+    "qmix": ("two_step", REPLAY),
+    "q_learning": (PAIR, {}),
+    "ippo+past_self": (PAIR, PPO | {"capacity": 2, "every": 1, "chunks": 2}),
+    "tit_for_tat": (PAIR, {}),
+    "random": (MASKED, {}),
+} | {name: (PAIR, {"rollout_length": 2}) for name in registered() if name.startswith("exact_")}
+"""Every algorithm, as small as it gets, in a game that it is for."""
+QUICK = ("q_learning", "exact_sos", "tit_for_tat")
+"""The others are checked on request (`-m slow`): they take some ten seconds each."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BASELINES])
+def test_baselines_keep_the_contract(name):
+    game, settings = BASELINES[name]
+    check_learner(configuration(name, **settings), make(game))
 
 
 # ---------------------------------------------------------------------- replay: independent Q-learning, off policy

@@ -370,7 +370,7 @@ def test_greedy_play_takes_the_likelier_action():
     shaping = shaping_for(LOLA(**SMALL))
     state = shaping.init(jax.random.key(0)).replace(policy=table(np.array([[1.0] * 5, [-1.0] * 5], np.float32)))
     observation = jnp.zeros((4, 2, 5)).at[..., 4].set(1)
-    action, _, _ = shaping.policy(state, True)((), observation, jax.random.key(0))
+    action, _, _ = shaping.export(state).act((), observation, jax.random.key(0), greedy=True)
     np.testing.assert_array_equal(action, np.tile([0, 1], (4, 1)))
 
 

@@ -259,7 +259,7 @@ def twins(request) -> tuple[PPOState, Any, Any, Any]:
     def play(key: jax.Array) -> tuple[PPOState, jax.Array, jax.Array, jax.Array]:
         state, observation = ppo.init(key), jnp.ones((64, 2, 2))
         actions, _, log_prob = ppo.act(state, (), observation, key)
-        return state, actions, log_prob, ppo.policy(state, True)((), observation, key)[0]
+        return state, actions, log_prob, ppo.export(state).act((), observation, key, greedy=True)[0]
 
     return jax.jit(play)(jax.random.key(0))
 

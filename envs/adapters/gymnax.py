@@ -1,5 +1,7 @@
 """gymnax environments as one-agent games, for checking learners on problems with known returns.
 
+The way out, games as gymnax environments, is `to_gymnax`, in `marl_suite.envs.adapters.to_gymnax`.
+
 Source: Lange 2022, "gymnax: A JAX-based reinforcement learning environment library", version 1.0.
 """
 
@@ -68,6 +70,10 @@ class Gymnax(Environment):
         with jax.ensure_compile_time_eval():
             return _convert(self.game.action_space(self.default_params if params is None else params))
 
+    def static_values(self) -> dict[str, Any]:
+        """gymnax's settings, as `make` takes them."""
+        return dict(self.settings)
+
     def initial_state(self, key: jax.Array, params: PyTree) -> State:
         return self._state(*self.game.reset_env(key, _as_jax(params)))
 
@@ -103,7 +109,7 @@ def from_gymnax(env_id: str, **settings: Any) -> Environment:
     """
     if env_id not in gymnax.registered_envs:
         raise unknown_name("gymnax environment", env_id, gymnax.registered_envs)
-    env = Gymnax(env_id, tuple(sorted(settings.items())))
+    env = Gymnax(env_id, tuple(sorted((name, _hashable(value)) for name, value in settings.items())))
     try:
         _instance(env.env_id, env.settings)
     except TypeError as error:  # a keyword that the constructor lacks, or a value that cannot be hashed
@@ -115,6 +121,10 @@ def from_gymnax(env_id: str, **settings: Any) -> Environment:
 def _instance(env_id: str, settings: tuple[tuple[str, Any], ...]) -> Any:
     # gymnax hashes an environment by identity: another instance would compile everything anew.
     return gymnax.make(env_id, **dict(settings))[0]
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value  # JSON has lists for tuples
 
 
 def _as_numpy(leaf: Any) -> Any:

@@ -1,6 +1,7 @@
 """One episode, played and kept step by step, to be looked at."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_suite.algorithm import Act, Learner
+from marl_suite.algorithm import Act
 from marl_suite.envs import make
-from marl_suite.envs.environment import Environment, PyTree, static_settings
+from marl_suite.envs.environment import Environment, PyTree
 from marl_suite.envs.errors import InputError, unknown_name
 from marl_suite.evaluation import scripted
-from marl_suite.experiments import replay, store
+from marl_suite.stored_policies import Stored, find, read
 from marl_suite.training import compiled
 
 
@@ -98,61 +99,27 @@ def choose(
     """
     names = [name.strip() for name in policy.split(",")]
     game = make(environment, **env)
-    folders = {name: _find(Path(name), environment) for name in names if name not in game.players}
-    missing = [name for name, cell in folders.items() if cell is None]
-    if missing:
+    paths = {name: Path(name) for name in names if name not in game.players}
+    if missing := [name for name, path in paths.items() if not path.exists()]:
         raise unknown_name(f"scripted player of {environment}, and no results folder:", missing[0], game.players)
-    cells = {name: replay.load_cell(*cell) for name, cell in folders.items() if cell}
-    for cell, _, _ in list(cells.values())[:1]:
-        game = make(environment, **{**cell.env, **env})
-        params = {**cell.params, **params}
-    for name, (cell, _, _) in cells.items():
-        for key in static_settings(type(game)):
-            if (trained := getattr(cell.game, key)) != (asked := getattr(game, key)):
+    stored = {name: read(find(path, environment)) for name, path in paths.items()}
+    for first in list(stored.values())[:1]:
+        game = make(environment, **{**{k: v for k, v in first.facts["env"].items() if k != "name"}, **env})
+        params = {**first.facts["params"], **params}
+    for name, policies in stored.items():
+        for key, asked in game.static_values().items():
+            if (trained := policies.game()[0].static_values()[key]) != asked:
                 raise InputError(f"{name} was trained in {environment} with {key}={trained!r}, not {key}={asked!r}")
     labels = {name: name for name in names}
-    for name, (cell, _, _) in cells.items():  # by its path where its label says too little
-        labels[name] = name if cell.label in (*labels.values(), *game.players) else cell.label
-    loaded = {labels[name]: _first_seed(learner, state, greedy) for name, (_, learner, state) in cells.items()}
+    for name, policies in stored.items():  # by its path where its label says too little
+        label = policies.facts["label"]
+        labels[name] = name if label in (*labels.values(), *game.players) else label
+    loaded = {labels[name]: _first_seed(policies, greedy) for name, policies in stored.items()}
     players = {name: scripted(player, game.num_agents) for name, player in game.players.items()}
     return game, game.make_params(**params), Cast.deal(players | loaded, list(labels.values()), game.num_agents)
 
 
-def _first_seed(learner: Learner, state: PyTree, greedy: bool) -> tuple[Act, PyTree]:
-    """The policy of a cell's first seed, and its memory."""
-    return learner.policy(jax.tree.map(lambda x: x[0], state), greedy), learner.memory(1)
-
-
-def _find(path: Path, environment: str) -> tuple[Path, str] | None:
-    """The results folder and the id of the cell there that plays `environment`; None where there is no such folder.
-
-    Raises:
-        InputError: when no cell or more than one does.
-    """
-    if not path.is_dir():
-        return None
-    if (path / "configuration.json").exists():
-        root, cell = path.parent.parent, path.name
-        if (plays := _plays(root, cell)) != environment:
-            raise InputError(f"{str(path)!r} plays {plays}, not {environment}")
-        return root, cell
-    entries = [entry for entry in store.read_sweep(path) if store.CellFolder(path, entry["id"]).finished]
-    if not entries:
-        raise InputError(f"no finished results in {str(path)!r}")
-    games = {entry["id"]: _plays(path, entry["id"]) for entry in entries}
-    fitting = [cell for cell, game in games.items() if game == environment]
-    if not fitting:
-        raise InputError(
-            f"nothing in {str(path)!r} plays {environment}; there is {', '.join(sorted(set(games.values())))}"
-        )
-    if len(fitting) > 1:
-        raise InputError(
-            f"{len(fitting)} results in {str(path)!r} play {environment}; name one, as in {path}/cells/{fitting[0]}; "
-            f"there is {', '.join(fitting)}"
-        )
-    return path, fitting[0]
-
-
-def _plays(root: Path, cell_id: str) -> str:
-    """The environment of a finished cell."""
-    return store.CellFolder(root, cell_id).read("configuration.json")["environment"]
+def _first_seed(stored: Stored, greedy: bool) -> tuple[Act, PyTree]:
+    """The policy of the first seed, and its memory."""
+    policy = stored.policy().plays
+    return partial(policy.act, greedy=greedy), policy.memory(1)

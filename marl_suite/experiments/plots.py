@@ -1,26 +1,31 @@
 """The figure of a sweep: learning curves, one panel per environment."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from marl_suite.experiments import store
+from marl_suite.experiments.results import Curve, Results, read
 from marl_suite.metrics.statistics import interquartile_mean, stratified_bootstrap
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008): told apart with any colour vision."""
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-Curve = tuple[np.ndarray, np.ndarray]
 
 
-def learning_curves(root: Path) -> Path:
-    """Draws `root/learning_curves.png`: return per step over environment steps, per environment and baseline.
+def learning_curves(root: Path, out: Path | None = None) -> Path:
+    """Draws return per step over environment steps, per environment and baseline.
 
     The mean over agents, and agent 0's own in games of opposed interests, whose mean may be constant. Lines are
     interquartile means over seeds, bands their 95 % bootstrap intervals; baselines that do not learn are broken
-    horizontal lines.
+    horizontal lines. Equal results give equal files, with one version of matplotlib.
+
+    Args:
+        root: a results folder.
+        out: the PNG file; default `root/learning_curves.png`.
+
+    Returns:
+        the file's path.
 
     Raises:
         InputError: when there are no results, or they cannot be read.
@@ -30,12 +35,13 @@ def learning_curves(root: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    entries = [entry for entry in store.read_sweep(root) if store.CellFolder(root, entry["id"]).finished]
+    found = read(root)
+    entries = [entry for entry in found.entries if entry["cell"] in found.scores]
     games = list(dict.fromkeys(entry["environment"] for entry in entries))
     width = min(3, max(len(games), 1))
     height = -(-max(len(games), 1) // width)
     figure, axes = plt.subplots(height, width, figsize=(4.0 * width, 2.9 * height + 0.6), squeeze=False)
-    learners, controls = _lines(root, entries)
+    learners, controls = _lines(found)
     styles = _styles([entry["label"] for entry in entries], {label for _, label in learners})
     for panel, game in zip(axes.flat, games, strict=False):
         alone = any(entry["headline"].startswith("first") for entry in entries if entry["environment"] == game)
@@ -46,7 +52,7 @@ def learning_curves(root: Path) -> Path:
     for row in axes:
         row[0].set_ylabel("return per step and agent")
     _finish(figure, axes)
-    path = root / "learning_curves.png"
+    path = out or found.root / "learning_curves.png"
     save(figure, path)
     return path
 
@@ -56,7 +62,7 @@ def save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=150)
+    figure.savefig(temporary, dpi=150, metadata={"Software": None})
     plt.close(figure)
     temporary.replace(path)
 
@@ -86,22 +92,16 @@ def _finish(figure: Any, axes: np.ndarray) -> None:
     figure.tight_layout(rect=(0, (0.08 + 0.26 * rows) / figure.get_figheight(), 1, 1))
 
 
-def _lines(root: Path, entries: list[dict]) -> tuple[dict[tuple, Curve], dict[tuple, float]]:
+def _lines(found: Results) -> tuple[dict[tuple, Curve], dict[tuple, float]]:
     """Curves of what learned, {(environment, label): (steps [K], values [S, K])}, and levels of what did not."""
     learners, controls = {}, {}
-    for entry in entries:
-        metric = entry["headline"]
-        folder, key = store.CellFolder(root, entry["id"]), (entry["environment"], entry["label"])
-        with open(folder.final / "curves.csv", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["metric"] == metric]
-        if rows:
-            steps = np.unique([int(row["env_steps"]) for row in rows])
-            seeds = list(dict.fromkeys(row["seed"] for row in rows))
-            values = [[float(row["value"]) for row in rows if row["seed"] == seed] for seed in seeds]
-            learners[key] = steps, np.asarray(values)
-        else:
-            scores = folder.read("summary.json")["evaluations"]["self_play"].get(metric, [])
-            controls[key] = float(interquartile_mean(np.asarray(scores, float)))
+    for entry in found.entries:
+        cell, key = entry["cell"], (entry["environment"], entry["label"])
+        if cell in found.curves:
+            learners[key] = found.curves[cell]
+        elif cell in found.scores:
+            scores = found.scores[cell].get(("self_play", entry["headline"]), np.zeros(0))
+            controls[key] = float(interquartile_mean(scores))
     return learners, controls
 
 

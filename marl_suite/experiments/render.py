@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import itertools
 import os
 import shutil
 import subprocess
@@ -10,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from marl_suite.envs import make, registered
 from marl_suite.envs.environment import at_least, at_most
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.grid.board import Board
+from marl_suite.envs.registry import working
 from marl_suite.experiments.panel import Pictures
 from marl_suite.experiments.playback import choose, play
 from marl_suite.experiments.playthrough import transcript
@@ -75,7 +74,7 @@ def render(
 
 
 def _some_grid_worlds() -> list[str]:
-    return list(itertools.islice((name for name in registered() if isinstance(make(name), Board)), 4))
+    return [name for name, game in working().items() if isinstance(game, Board)][:4]
 
 
 def _writer(out: Path) -> Callable[[Pictures, Path, float], None] | None:

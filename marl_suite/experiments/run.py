@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from marl_suite import stored_policies
 from marl_suite.algorithm import Learner
 from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
 from marl_suite.evaluation import evaluator, opposed
-from marl_suite.experiments import store
+from marl_suite.experiments import results, store
 from marl_suite.experiments.best_response import BEST_RESPONSE, best_response
 from marl_suite.experiments.suites import Cell
+from marl_suite.stored_policies import Policy, Stored
 from marl_suite.training import Chunk, Fit, LoopState, in_bytes, returns_of
 
 Report = Callable[[Cell, Chunk], None]
@@ -36,6 +38,17 @@ class Result:
     curves: list[dict[str, Any]]  # one row per (chunk, seed, metric)
     evaluations: dict[str, dict[str, np.ndarray]]  # {evaluation: {metric: [S] or [S, N]}}
     timing: dict[str, float]  # seconds
+    stored: Stored | None = None  # the policies as they are stored; None where the learner does not export any
+
+    def policy(self, seed: int | None = None) -> Policy:
+        """The policy of one run, as `marl_suite.load` gives it; the first seed's when None.
+
+        Raises:
+            InputError: when there is no such seed, or the learner does not export its policies.
+        """
+        if self.stored is None:
+            raise InputError("this learner does not say how its policies are stored; see `Learner.export`")
+        return self.stored.policy(seed)
 
     def __getitem__(self, metric: str) -> np.ndarray:
         """A metric of the final policies among themselves, [S] or [S, N]."""
@@ -56,7 +69,7 @@ def run_cell(cell: Cell, folder: store.CellFolder | None = None, report: Report 
     trained_state = learner.trained(state.learner)
     evaluations = _evaluate(cell, learner, trained_state)
     timing = {"training": trained - started, "evaluation": time.perf_counter() - trained}
-    result = Result(learner, trained_state, curves, evaluations, timing)
+    result = Result(learner, trained_state, curves, evaluations, timing, _stored(cell, learner, trained_state))
     if folder:
         _write(cell, fit, folder, result)
     return result
@@ -133,8 +146,19 @@ def _write(cell: Cell, fit: Fit, folder: store.CellFolder, result: Result) -> No
     folder.write("manifest.json", store.to_json(store.manifest(**facts)))
     folder.write("summary.json", store.to_json(summary))
     folder.write("curves.csv", buffer.getvalue())
-    store.save_tree(folder.partial / "policy.npz", result.state)
+    if result.stored:
+        folder.write(stored_policies.FILE, stored_policies.to_bytes(result.stored))
     folder.finish()
+
+
+def _stored(cell: Cell, learner: Learner, state: PyTree) -> Stored | None:
+    """The policies of all seeds, as they are stored."""
+    if (export := learner.export) is None:
+        return None
+    policies = jax.vmap(export)(state) if jax.tree.leaves(state) else export(state)
+    names = ("environment", "env", "params", "version", "baseline", "label", "seeds")
+    facts = {name: cell.specification[name] for name in names}
+    return stored_policies.gather(policies, cell.game, cell.game_params, facts)
 
 
 def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: Callable[[str], None] = print) -> None:
@@ -151,6 +175,7 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
     """
     with store.locked(root):
         store.write_sweep(root, [_entry(cell) for cell in cells])
+        written = results.Writer(root)
         for number, cell in enumerate(cells, start=1):
             folder, where = store.CellFolder(root, cell.id), f"[{number}/{len(cells)}] {cell.shown_as} {cell.label}"
             if cell.impossible or folder.finished:
@@ -159,10 +184,10 @@ def sweep(cells: Sequence[Cell], root: Path, report: Report | None = None, log: 
             buffers = f", replay buffers {in_bytes(cell.buffer_bytes)}" if cell.buffer_bytes else ""
             log(f"{where}: {'resumed' if folder.checkpoint.exists() else 'started'}{buffers}")
             result = run_cell(cell, folder, report)
-            store.write_results(root)
+            written.write()
             seconds = result.timing["training"] + result.timing["evaluation"]
             log(f"{where}: finished in {seconds:.1f} s, return per step {np.mean(result['return_per_step']):.3f}")
-        store.write_results(root)
+        written.write()
 
 
 def _entry(cell: Cell) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def the_two(env: Environment, cooperator: str = "", defector: str = "") -> tuple
         raise InputError(f"{env.name}: a Schelling diagram needs at least 2 agents, got {env.num_agents}")
     pair = cooperator or env.cooperator, defector or env.defector
     if pair[0] is None or pair[1] is None:
-        others = [name for name in registry.registered() if registry.make(name).cooperator]
+        others = [name for name, game in registry.working().items() if game.cooperator]
         raise InputError(
             f"{env.name} names no cooperator and defector; give two of {', '.join(sorted(env.players))}, "
             f"or take another game, such as {', '.join(others[:4])}"

@@ -1,7 +1,7 @@
 """Results on disk. A cell is a folder that appears whole or not at all; a sweep is a folder of cells.
 
     DIR/sweep.json                 the cells in table order
-    DIR/results.csv                one tidy table for all cells, made anew from them
+    DIR/results.csv, curves.csv, manifest.json     of all cells, made anew from them: see `results.py`
     DIR/cells/ID/configuration.json, manifest.json, summary.json, curves.csv, policy.npz
     DIR/cells/.ID.partial/         a cell that is running: checkpoint.npz
 
@@ -9,7 +9,6 @@ Everything is written to a temporary name, flushed to the disk and renamed.
 """
 
 import contextlib
-import csv
 import difflib
 import fcntl
 import importlib.metadata
@@ -32,7 +31,6 @@ from marl_suite.envs.environment import PyTree
 from marl_suite.envs.errors import InputError
 
 _PACKAGES = ("marl-suite", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "flashbax", "gymnax", "numpy")
-RESULT_COLUMNS = ("cell", "environment", "baseline", "seed", "evaluation", "metric", "agent", "value")
 
 
 def output_file(text: str, suffixes: tuple[str, ...]) -> Path:
@@ -220,11 +218,11 @@ def _git_commit() -> str | None:
     return commit + ("+changes" if status.stdout.strip() else "")
 
 
-# ---------------------------------------------------------------------- the sweep's table
+# ---------------------------------------------------------------------- the sweep
 def write_sweep(root: Path, entries: list[dict[str, Any]]) -> None:
     """Adds `entries` to the folder's list of cells, in table order."""
     known = {entry["id"]: entry for entry in read_sweep(root)} if (root / "sweep.json").exists() else {}
-    known |= {entry["id"]: entry for entry in entries}
+    known |= {entry["id"]: _named(entry) for entry in entries}
     write_atomically(root / "sweep.json", to_json(list(known.values())))
 
 
@@ -236,32 +234,12 @@ def read_sweep(root: Path) -> list[dict[str, Any]]:
     """
     path = root / "sweep.json"
     try:
-        return json.loads(path.read_text())
+        return [_named(entry) for entry in json.loads(path.read_text())]
     except (OSError, json.JSONDecodeError) as error:
         reason = "no results there" if not path.exists() else str(error)
         raise InputError(f"cannot read results from {str(root)!r}: {reason}") from None
 
 
-def tidy_rows(root: Path) -> list[tuple]:
-    """One row per (cell, seed, evaluation, metric, agent), for every finished cell. See `RESULT_COLUMNS`."""
-    rows = []
-    for entry in read_sweep(root):
-        folder = CellFolder(root, entry["id"])
-        if not folder.finished:
-            continue
-        summary, names = folder.read("summary.json"), (entry["id"], entry["environment"], entry["label"])
-        for evaluation, metrics in summary["evaluations"].items():
-            for metric, per_seed in metrics.items():
-                for seed, value in zip(summary["seeds"], per_seed, strict=True):
-                    values = enumerate(value) if isinstance(value, list) else [("", value)]
-                    rows += [(*names, seed, evaluation, metric, agent, v) for agent, v in values]
-    return rows
-
-
-def write_results(root: Path) -> None:
-    """Makes `results.csv` anew from the finished cells."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(RESULT_COLUMNS)
-    writer.writerows(tuple("" if v is None else v for v in row) for row in tidy_rows(root))
-    write_atomically(root / "results.csv", buffer.getvalue())
+def _named(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with the short name of its cell, the hash at the end of its folder's name."""
+    return {"cell": entry["id"][-8:]} | entry

@@ -289,7 +289,7 @@ def _check_keys(table: Mapping[str, Any], kind: str, suite: str) -> None:
 def _cell(environment: Mapping, baseline: Mapping, steps: Any, seeds: tuple[int, ...], common: Mapping) -> Cell:
     settings = dict(baseline.get("set", {}))
     own_groups = baselines.groups(baseline["id"])
-    groups = set().union(*map(baselines.groups, baselines.registered()))
+    groups = baselines.all_groups()
     for key, value in environment.get("set", {}).items():
         prefix = key.partition(".")[0]
         if prefix not in groups or "." not in key:

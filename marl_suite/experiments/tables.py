@@ -2,15 +2,17 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from marl_suite.envs.errors import unknown_name
 from marl_suite.evaluation import ANOTHER_SEED
-from marl_suite.experiments import store
 from marl_suite.experiments.best_response import BEST_RESPONSE
+from marl_suite.experiments.results import Results, Scores, read, read_rows
 from marl_suite.metrics.statistics import interquartile_mean, stratified_bootstrap
 
 _HEADINGS = {
@@ -24,6 +26,7 @@ _HEADINGS = {
     ("exploiter", "partner_per_step"): "exploiter's return",
 }
 """Columns with a fixed place: those of self-play come before the game's own metrics, the others after them."""
+PUBLISHED_COLUMNS = ("environment", "baseline", "evaluation", "metric", "what", "published", "source")
 _LEFT_OUT = {"utilitarian_return", "episode_length", "finished", "agent_return"}
 
 
@@ -61,47 +64,83 @@ MOST_COLUMNS = 18
 """A wider table is read as one for each game, whose own metrics and players are the columns."""
 
 
-def by_game(make: Callable[..., Table], root: Path) -> list[Table]:
+def by_game(make: Callable[..., Table], root: Path | Results) -> list[Table]:
     """`make(root)` for all games together, or for each where together they are too wide to read.
 
     Args:
         make: `make_table` or `make_robustness`.
-        root: a results folder.
+        root: a results folder, or what was read from it.
 
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    together = make(root)
+    found = read(root)
+    together = make(found)
     if len(together.headings) <= MOST_COLUMNS:
         return [together]
-    games = dict.fromkeys(entry["environment"] for entry in store.read_sweep(root))
-    return [table for game in games if (table := make(root, game=game)).rows]
+    games = dict.fromkeys(entry["environment"] for entry in found.entries)
+    return [table for game in games if (table := make(found.of(game))).rows]
 
 
-def make_table(root: Path, confidence: float = 0.95, game: str | None = None) -> Table:
-    """The table of the finished cells in `root`, of one `game` if it is given.
+def only(root: Path | Results, names: Sequence[str]) -> Results:
+    """The results of some environments or baselines, as tables call them; of all where no names are given.
+
+    Raises:
+        InputError: for a name of neither, and when there are no results.
+    """
+    found = read(root)
+    games, rows = ({entry[key] for entry in found.entries} for key in ("environment", "label"))
+    for name in names:
+        if name not in games | rows:
+            raise unknown_name(f"environment or baseline in {str(found.root)!r}:", name, games | rows)
+    games, rows = games & set(names) or games, rows & set(names) or rows
+    chosen = [e for e in found.entries if e["environment"] in games and e["label"] in rows]
+    return found._replace(entries=chosen)
+
+
+def pick(table: Table, columns: Sequence[str]) -> Table:
+    """The table with these columns after the first two, in this order; with all where none are given.
+
+    Raises:
+        InputError: for a column that the table does not have.
+    """
+    if not columns:
+        return table
+    wanted = [column.replace("_", " ") for column in columns]
+    for column in wanted:
+        if column not in table.headings[2:]:
+            raise unknown_name("column", column, table.headings[2:])
+    places = [0, 1, *(table.headings.index(column) for column in wanted)]
+    return table._replace(
+        headings=[table.headings[i] for i in places], rows=[[row[i] for i in places] for row in table.rows]
+    )
+
+
+def make_table(root: Path | Results, confidence: float = 0.95, intervals: bool = True) -> Table:
+    """The table of the finished cells in `root`.
 
     Per game and baseline: material return per agent, by episode and by step, social metrics and the game's own
     metrics of the final policies among themselves (sampled actions), then what they and the scripted exploiter get
     when it takes one of their places. A dash stands where a metric is not defined. Learners of a shared reward stand
     in a block of their own.
 
+    Args:
+        root: a results folder, or what was read from it.
+        confidence: of the bootstrap intervals.
+        intervals: with them, or interquartile means alone.
+
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    scores, entries = _found(root, game)
-    entries, titles = _in_blocks(entries)
-    for entry in entries:  # who takes most from cooperators has another name in every game
-        cell = scores.get(entry["id"], {})
-        cell |= {("exploiter", metric): v for (kind, metric), v in cell.items() if kind == entry.get("exploiter")}
-    columns = _columns(scores)
-    rows, notes = [], []
+    entries, titles = _in_blocks((found := read(root)).entries)
+    scores = {entry["cell"]: _with_exploiter(found.scores.get(entry["cell"], {}), entry) for entry in entries}
+    text = partial(interval, confidence=confidence) if intervals else point
+    columns, rows, notes = _columns(scores), [], []
     for entry in entries:
-        cell = scores.get(entry["id"], {})
+        cell = scores[entry["cell"]]
         if not cell:
             notes.append(f"{entry['environment']}, {entry['label']}: {entry['impossible'] or 'not finished'}")
-        values = [interval(cell.get(column), confidence) for column in columns]
-        rows.append([entry["environment"], entry["label"], *values])
+        rows.append([entry["environment"], entry["label"], *(text(cell.get(column)) for column in columns)])
     names = [_HEADINGS.get(column, column[1].replace("_", " ")) for column in columns]
     if any(entry.get("published") for entry in entries):
         names.append("published return")
@@ -111,61 +150,65 @@ def make_table(root: Path, confidence: float = 0.95, game: str | None = None) ->
     return Table(["environment", "baseline", *names], rows, notes, titles)
 
 
-def make_robustness(root: Path, intervals: bool = False, game: str | None = None) -> Table:
+def _with_exploiter(cell: Scores, entry: dict[str, Any]) -> Scores:
+    """The scores with those against the game's exploiter by that name: who takes most has another in every game."""
+    return cell | {("exploiter", m): v for (kind, m), v in cell.items() if kind == entry.get("exploiter")}
+
+
+def make_robustness(root: Path | Results, intervals: bool = False) -> Table:
     """What the policies of mixed-motive games earn per step among themselves and with somebody else in one place.
 
     Each entry is "own / partner's": a remaining agent's return and the newcomer's, averaged over the places, as
     interquartile means over seeds.
 
     Args:
-        root: a results folder.
+        root: a results folder, or what was read from it.
         intervals: add 95 % bootstrap intervals.
-        game: this one alone.
 
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    scores, entries = _found(root, game)
+    found = read(root)
+    scores = {entry["cell"]: found.scores.get(entry["cell"], {}) for entry in found.entries}
+    kinds = {kind for cell in scores.values() for kind, metric in cell if metric == "partner_per_step"}
     entries, titles = _in_blocks(
-        [e for e in entries if any(m == "partner_per_step" for _, m in scores.get(e["id"], ()))]
+        [e for e in found.entries if any(m == "partner_per_step" for _, m in scores[e["cell"]])]
     )
-    found = {kind for cell in scores.values() for kind, metric in cell if metric == "partner_per_step"}
     place = {ANOTHER_SEED: -1, BEST_RESPONSE: 1}  # the scripted players stand between the two
-    partners = sorted(found, key=lambda name: (place.get(name, 0), name))
-
-    def text(values: list[float]) -> str:
-        return interval(values) if intervals else _number(float(interquartile_mean(np.asarray(values))))
-
+    partners, text = sorted(kinds, key=lambda name: (place.get(name, 0), name)), interval if intervals else point
     rows = []
     for entry in entries:
-        cell = scores[entry["id"]]
+        cell = scores[entry["cell"]]
         row = [text(cell["self_play", "return_per_step"])]
         for partner in partners:
             pair = [cell.get((partner, f"{who}_per_step")) for who in ("own", "partner")]
-            row.append(" / ".join(text(values) for values in pair if values) or "–")
+            row.append(" / ".join(text(values) for values in pair if values is not None) or "–")
         rows.append([entry["environment"], entry["label"], *row])
     names = [name.replace("_", " ") for name in ("self", *partners)]
     return Table(["environment", "baseline", *names], rows, [], titles)
 
 
-def _found(root: Path, game: str | None) -> tuple[dict[str, dict[tuple[str, str], list[float]]], list[dict[str, Any]]]:
-    """Scores and entries, of one game if it is given."""
-    entries = [entry for entry in store.read_sweep(root) if game in (None, entry["environment"])]
-    ids = {entry["id"] for entry in entries}
-    return {cell: scores for cell, scores in _scores(root).items() if cell in ids}, entries
+def make_published(root: Path | Results) -> Table:
+    """What others report beside what was found here, from the folder's `published.csv`, in its order.
+
+    Its columns are the environment and baseline, as tables call them, the evaluation and metric, what they are in
+    words, the published number and its source. Here: the mean over seeds and, in parentheses, the standard deviation
+    (n - 1), as papers report them.
+
+    Raises:
+        InputError: when there are no results, or no published numbers.
+    """
+    found, rows = read(root), []
+    cells = {(entry["environment"], entry["label"]): entry["cell"] for entry in found.entries}
+    for row in read_rows(found.root / "published.csv", PUBLISHED_COLUMNS):
+        game, label = row["environment"], row["baseline"]
+        if (game, label) in cells:
+            values = found.scores.get(cells[game, label], {}).get((row["evaluation"], row["metric"]))
+            rows.append([game, label, row["what"], row["published"], spread(values), row["source"]])
+    return Table(["environment", "baseline", "what", "published", "here", "source"], rows, [])
 
 
-def _scores(root: Path) -> dict[str, dict[tuple[str, str], list[float]]]:
-    """{cell: {(evaluation, metric): values of all seeds}} for metrics that are one number per seed."""
-    scores: dict[str, dict[tuple[str, str], list[float]]] = {}
-    for cell, _, _, _, evaluation, metric, agent, value in store.tidy_rows(root):
-        if agent == "":
-            number = np.nan if value is None else value
-            scores.setdefault(cell, {}).setdefault((evaluation, metric), []).append(number)
-    return scores
-
-
-def _columns(scores: dict[str, dict[tuple[str, str], list[float]]]) -> list[tuple[str, str]]:
+def _columns(scores: dict[str, Scores]) -> list[tuple[str, str]]:
     """The columns in which some cell has a number, in reading order."""
     present = {key for cell in scores.values() for key, values in cell.items() if not np.all(np.isnan(values))}
     own = sorted(k for k in present if k[0] == "self_play" and k not in _HEADINGS and k[1] not in _LEFT_OUT)
@@ -173,14 +216,26 @@ def _columns(scores: dict[str, dict[tuple[str, str], list[float]]]) -> list[tupl
     return [k for k in fixed if k[0] == "self_play"] + own + [k for k in fixed if k[0] != "self_play"]
 
 
-def interval(values: "np.ndarray | list[float] | None", confidence: float = 0.95) -> str:
+def interval(values: np.ndarray | None, confidence: float = 0.95) -> str:
     """IQM and bootstrap interval of one value per seed, as text; a dash where some seed has none."""
     if values is None or np.any(np.isnan(values)):
         return "–"
-    point, low, high = stratified_bootstrap(np.asarray(values)[:, None], confidence=confidence)
+    middle, low, high = stratified_bootstrap(np.asarray(values)[:, None], confidence=confidence)
     if len(values) == 1:  # one run says nothing about spread
-        return _number(point)
-    return f"{_number(point)} [{_number(low)}, {_number(high)}]"
+        return _number(middle)
+    return f"{_number(middle)} [{_number(low)}, {_number(high)}]"
+
+
+def point(values: np.ndarray | None) -> str:
+    """IQM of one value per seed, as text; a dash where some seed has none."""
+    return "–" if values is None or np.any(np.isnan(values)) else _number(interquartile_mean(values))
+
+
+def spread(values: np.ndarray | None) -> str:
+    """Mean and standard deviation of one value per seed, as text; a dash where some seed has none."""
+    if values is None or np.any(np.isnan(values)):
+        return "–"
+    return f"{_number(np.mean(values))} ({_number(np.std(values, ddof=1))})" if len(values) > 1 else _number(values[0])
 
 
 def _number(value: Any) -> str:

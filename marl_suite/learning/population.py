@@ -57,6 +57,11 @@ class Population:
         """[T, E] -> [T, B]"""
         return jnp.repeat(reset, self.spec.num_agents // self.num_sets, axis=1)
 
+    @property
+    def sharing(self) -> dict[str, bool]:
+        """Whether agents share their parameters, and whether networks see which agent they play for."""
+        return {name: getattr(self.config, name) for name in ("share_parameters", "agent_id")}
+
     # ------------------------------------------------------------------ what networks see
     def identified(self, space: Space) -> Space:
         """`space` and beside it an agent's id."""
