@@ -66,6 +66,9 @@ def check_forms(env: Environment, params: PyTree) -> None:
     require(env, len(start) == 2, f"reset must return (observation, state), got {len(start)} values")
     observation, state = start
     _check_observation(env, env.observation_space(params), observation, "the observation")
+    weak = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(state) if leaf.weak_type]
+    rule = "numbers in the state need a dtype, as in jnp.full(2, 0.5, jnp.float32), or all compiles twice; not so: "
+    require(env, not weak, rule + ", ".join(weak))
     raw = _trace(env, "step_env", env.step_env, key, state, actions, params)
     require(env, len(raw) == 6, f"step_env must return six values, got {len(raw)}")
     _check_outcome(env, observation, raw)

@@ -9,7 +9,7 @@ from flax import struct
 
 from marl_suite.envs.environment import Environment, Metrics, Player, PyTree
 from marl_suite.envs.errors import InputError, unknown_name
-from marl_suite.envs.reward_views import numbers_of, read_view
+from marl_suite.envs.reward_views import Individual, numbers_of, read_view
 from marl_suite.envs.spaces import Space
 
 _FACTS = (
@@ -231,4 +231,4 @@ def reward_view(env: Environment, view: str) -> Environment:
         InputError: for a text that `read_view` refuses.
     """
     named = read_view(view)
-    return env if named.name == "individual" or env.num_agents == 1 else RewardView(env, view)
+    return env if isinstance(named, Individual) or env.num_agents == 1 else RewardView(env, view)

@@ -517,10 +517,8 @@ def test_only_dilemmas_are_mixed_motive_and_their_exploiter_is_a_player():
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("prisoners_dilemma", {}),
         ("matching_pennies", {"one_shot": True}),
         ("public_goods", {"num_levels": 3}),
-        ("penalty", {"payoffs": "k_0", "one_shot": True}),
     ],
 )
 def test_the_environment_contract_is_kept(name, settings):

@@ -24,11 +24,13 @@ from pettingzoo.utils import parallel_to_aec  # noqa: E402
 from marl_suite.envs.adapters.pettingzoo import to_pettingzoo  # noqa: E402
 
 LENGTH = 4
-TWINS = (  # grid worlds whose rules another one plays, with another map or other payoffs
+ON_REQUEST = (  # games whose rules another one plays, with another map or other payoffs, and slow worlds
     *(f"{game}_in_the_matrix_{size}" for game in ("bach_stravinsky", "chicken", "pure_coordination", "stag_hunt")
       for size in ("arena", "repeated")),
     "prisoners_dilemma_in_the_matrix_arena",
     "running_with_scissors_in_the_matrix_repeated",
+    *("chicken", "bach_stravinsky", "stag_hunt", "climbing", "penalty", "matrix_game", "pasture", "pollution"),
+    *("allelopathic_harvest", "gift_refinements", "externality_mushrooms", "coop_mining"),
     "commons_harvest_closed",
     "commons_harvest_partnership",
     "territory_rooms",
@@ -63,7 +65,7 @@ def sample(env, infos) -> dict:
 
 # ---------------------------------------------------------------------- PettingZoo's own tests
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in TWINS)) for name in registered()]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ON_REQUEST)) for name in registered()]
 )
 def test_pettingzoos_own_tests_pass(name):
     with warnings.catch_warnings():

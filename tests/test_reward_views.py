@@ -275,7 +275,7 @@ def test_in_ci_public_goods_are_provided_below_the_self_interest_level_and_not_a
 
 
 # ---------------------------------------------------------------------- around environments and in runs
-@pytest.mark.parametrize("view", [name for name in REWARD_VIEWS if name != "individual"])
+@pytest.mark.parametrize("view", ["team", "inequity_aversion"])  # without and with a memory of its own
 def test_an_environment_keeps_the_contract_under_every_view(view):
     env = reward_view(Tagged(num_agents=2), view)
     check_environment(env, num_steps=8)

@@ -30,17 +30,15 @@ def learning_curves(root: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: when there are no results, or they cannot be read.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # not pyplot, whose choice of a screen is the caller's
 
     found = read(root)
     entries = [entry for entry in found.entries if entry["cell"] in found.scores]
     games = list(dict.fromkeys(entry["environment"] for entry in entries))
     width = min(3, max(len(games), 1))
     height = -(-max(len(games), 1) // width)
-    figure, axes = plt.subplots(height, width, figsize=(4.0 * width, 2.9 * height + 0.6), squeeze=False)
+    figure = Figure(figsize=(4.0 * width, 2.9 * height + 0.6))
+    axes = figure.subplots(height, width, squeeze=False)
     learners, controls = _lines(found)
     styles = _styles([entry["label"] for entry in entries], {label for _, label in learners})
     for panel, game in zip(axes.flat, games, strict=False):
@@ -58,12 +56,9 @@ def learning_curves(root: Path, out: Path | None = None) -> Path:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure to `path`, all of it or nothing, and closes it."""
-    from matplotlib import pyplot as plt
-
+    """Writes a figure to `path`, all of it or nothing."""
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary, dpi=150, metadata={"Software": None})
-    plt.close(figure)
     temporary.replace(path)
 
 

@@ -155,12 +155,10 @@ def _cell(mean: float, low: float, high: float) -> str:
 # ---------------------------------------------------------------------- the picture
 def draw(env: Environment, pair: tuple[str, str], diagram: Diagram, path: Path) -> None:
     """Draws the diagram: what one player earns by cooperating and by defecting among j cooperating others."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.9))
+    figure = Figure(figsize=(6.4, 4.9))
+    axes = figure.subplots()
     others = np.arange(diagram.num_agents)
     curves = (
         (diagram.cooperators[1:], plots.COLOURS[0], "o", "-"),
