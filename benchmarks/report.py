@@ -2,6 +2,7 @@
 
     python -m marl_suite.benchmarks.report            from the root of a checkout: writes what differs
     python -m marl_suite.benchmarks.report --check    writes nothing, exits with 1 when something differs
+    python -m marl_suite.benchmarks.report --worlds   draws the picture of the grid worlds anew, which takes a minute
 
 A page says what it shows between two comments:
 
@@ -26,6 +27,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from marl_suite.envs.errors import InputError
 from marl_suite.experiments.results import read_rows
@@ -132,14 +135,48 @@ def made_anew(root: Path) -> Iterator[tuple[Path, bytes]]:
             yield sweep.parent / "learning_curves.png", figure.read_bytes()
 
 
+WORLDS = {
+    "clean_up": ("cleaner,eater", 40),
+    "commons_harvest_open": ("sustainable,greedy", 12),
+    "externality_mushrooms": ("blue_picker,red_picker", 40),
+    "territory_rooms": ("settler,raider", 40),
+    "coop_mining": ("gold_miner,iron_miner", 40),
+    "prisoners_dilemma_in_the_matrix_arena": ("cooperator,defector", 40),
+}
+"""Worlds of the picture, two in a row: who plays, and the step that is shown."""
+
+
+def draw_worlds(path: Path, width: int = 700, gap: int = 10) -> None:
+    """One frame of an episode of each of `WORLDS`, `width` pixels wide, as one PNG file."""
+    from PIL import Image
+
+    from marl_suite.experiments.render import render
+
+    frames = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (players, step) in WORLDS.items():
+            render(name, players, Path(folder, name), steps=step)
+            frame = Image.open(sorted(Path(folder, name).glob("*.png"))[-1]).convert("RGB")
+            frames.append(frame.resize((width, round(frame.height * width / frame.width)), Image.Resampling.LANCZOS))
+    rows = [frames[i : i + 2] for i in range(0, len(frames), 2)]
+    heights = [max(frame.height for frame in row) + gap for row in rows]
+    sheet = Image.new("RGB", (2 * width + gap, sum(heights)), "white")
+    for row, top in zip(rows, np.cumsum([0, *heights[:-1]]), strict=True):
+        for column, frame in enumerate(row):
+            sheet.paste(frame, (column * (width + gap), int(top)))
+    sheet.quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Writes what differs; with `--check` writes nothing, and exits with 1 when something differs."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments not in ([], ["--check"]):
-        raise SystemExit(f"report: knows --check only, got {' '.join(arguments)!r}")
+    if arguments not in ([], ["--check"], ["--worlds"]):
+        raise SystemExit(f"report: knows --check and --worlds, got {' '.join(arguments)!r}")
     root = Path.cwd()
     if not (root / "benchmarks" / "results").is_dir():
         raise SystemExit("report: run it from the root of a checkout, which has benchmarks/results")
+    if arguments == ["--worlds"]:
+        return draw_worlds(root / "benchmarks" / "results" / "grid" / "worlds.png")
     differing = 0
     try:
         for path, content in made_anew(root):

@@ -37,7 +37,7 @@ BAD = [
     (["sweep", "matrix", "--only", "stag_hutn"], "did you mean 'stag_hunt'"),
     (["sweep", "none.toml"], "cannot read suite"),
     (["table", "nowhere"], "no results there"),
-    (["evaluate", "nowhere"], "no results there"),
+    (["evaluate", "nowhere"], "no stored policy in 'nowhere'"),
     (["speed", "coin_gaem"], "did you mean 'coin_game'"),
     (["list", "enviroments"], "environments"),
 ]

@@ -224,11 +224,11 @@ def test_stored_policies_play_with_others(tmp_path):
         playback.choose("prisoners_dilemma", str(tmp_path), {"one_shot": True}, {})
     cell = next((tmp_path / "cells").glob("prisoners_dilemma*"))
     assert playback.choose("prisoners_dilemma", str(cell), {}, {})[0] == env
-    with pytest.raises(InputError, match="plays prisoners_dilemma, not chicken"):
+    with pytest.raises(InputError, match="holds no policies of chicken, but of prisoners_dilemma"):
         playback.choose("chicken", str(cell), {}, {})
     for environment, message in {
-        "chicken": "nothing in .* plays chicken; there is prisoners_dilemma, stag_hunt",
-        "stag_hunt": "2 results in .* play stag_hunt; name one, as in .*/cells/stag_hunt",
+        "chicken": "holds no policies of chicken, but of prisoners_dilemma, stag_hunt",
+        "stag_hunt": "holds 2 policies of stag_hunt; name one, as in .*/cells/stag_hunt",
     }.items():
         with pytest.raises(InputError, match=message):
             playback.choose(environment, str(tmp_path), {}, {})
