@@ -71,13 +71,14 @@ class Well(Environment):
 
 
 # ---------------------------------------------------------------------- good environments
-CHECKED_GRIDS = ("coins", "prisoners_dilemma_in_the_matrix_arena")
-"""Grid worlds that are always checked: with and without beams, time-outs, freezing and marks. The others, which take
-some twenty seconds each to compile and to run op by op, are checked on request (`-m slow`)."""
+CHECKED_GRIDS = ("prisoners_dilemma_in_the_matrix_arena",)
+"""The grid world that is always checked, with beams, time-outs, freezing and marks. The others, which take some twenty
+seconds each to compile and to run op by op, are checked on request (`-m slow`)."""
 
 
 NAMESAKES = ("pasture", "pollution", "stag_hunt", "chicken", "bach_stravinsky", "matching_pennies", "penalty")
-"""Games that are another one under another name, or with other payoffs."""
+NAMESAKES += ("appropriation", "coin_game_two_coins", "split_no_press")
+"""Games that are another one under another name, with other payoffs, or with less to it."""
 
 
 def takes_long(name: str) -> bool:

@@ -416,7 +416,7 @@ def test_in_ci_lookaheads_from_uniform_play_end_close_to_full_cooperation(lookah
 
 
 @pytest.mark.slow
-def test_in_ci_matching_pennies_is_mixed_by_lola_and_circled_by_naive_players():
+def test_matching_pennies_is_mixed_by_lola_and_circled_by_naive_players():
     # Foerster et al. (2018), table 3: 98.8 % of LOLA's runs and none of the naive ones play the equilibrium.
     rates = np.repeat([1.0, 0.0], 200)
     _, worth, play = learned("matching_pennies", 1000, [*range(200)] * 2, rates, gamma=0.9)

@@ -462,7 +462,7 @@ def test_two_lookaheads_with_and_without_a_model_of_the_opponent(modelled):
 
 
 @pytest.mark.slow
-def test_in_ci_the_policy_gradient_form_cooperates_too():
+def test_the_policy_gradient_form_cooperates_too():
     """Published, with other settings: -1.17 +- 0.34."""
     assert_reciprocal(outcome(form="policy_gradient", inner_lr=1.0), -1.05, 0.1)
 

@@ -241,7 +241,7 @@ def test_a_central_critic_sits_beside_another_learner():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["individual", "team"])
-def test_in_ci_public_goods_are_provided_by_a_team_with_a_central_critic_and_not_by_individuals(view):
+def test_public_goods_are_provided_by_a_team_with_a_central_critic_and_not_by_individuals(view):
     config = MAPPO(
         lr=5e-3, num_envs=32, hidden_sizes=(32,), gae_lambda=0.8, entropy_coefficient=0.001, reward_view=view
     )

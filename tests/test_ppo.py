@@ -652,7 +652,7 @@ def test_other_dilemmas_end_in_the_outcome_that_theory_selects(name, view, least
 
 
 @pytest.mark.slow
-def test_in_ci_matching_pennies_is_played_at_its_value_and_its_mixture():
+def test_matching_pennies_is_played_at_its_value_and_its_mixture():
     config = NET.replace(num_envs=64, lr=2e-3, entropy_coefficient=0.1)
     chunks = list(Fit(make("matching_pennies"), config, range(10), 160_000, chunks=10))
     payoff = np.mean([chunk.logs["payoff"] for chunk in chunks[5:]], axis=0)

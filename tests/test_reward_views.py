@@ -263,7 +263,7 @@ def test_a_view_with_memory_has_no_stage_game():
 
 
 @pytest.mark.slow
-def test_in_ci_public_goods_are_provided_below_the_self_interest_level_and_not_above_it():
+def test_public_goods_are_provided_below_the_self_interest_level_and_not_above_it():
     # N = 5 and r = 2: the level is 0.4. What is given now changes nothing later, so a short horizon spares noise.
     env, seeds = make("public_goods"), 10
     config = IPPO(hidden_sizes=(16,), num_envs=32, rollout_length=25, minibatches=1, lr=0.01, gamma=0.5)
