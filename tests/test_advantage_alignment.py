@@ -339,7 +339,7 @@ def trained(config: IPPO, alone: bool, axes: Any = None) -> PyTree:
     ("recurrent", "shared", "alone"),
     [
         (False, False, True),
-        (True, True, True),
+        pytest.param(True, True, True, marks=SLOW),
         pytest.param(False, False, False, marks=SLOW),
         pytest.param(True, False, True, marks=SLOW),
         pytest.param(False, True, True, marks=SLOW),

@@ -79,10 +79,12 @@ seconds each to compile and to run op by op, are checked on request (`-m slow`).
 NAMESAKES = ("pasture", "pollution", "stag_hunt", "chicken", "bach_stravinsky", "matching_pennies", "penalty")
 NAMESAKES += ("appropriation", "coin_game_two_coins", "split_no_press")
 """Games that are another one under another name, with other payoffs, or with less to it."""
+LARGE = ("beach", "donor_game", "congestion")
+"""Games of many agents, whose own tests replay them step by step."""
 
 
 def takes_long(name: str) -> bool:
-    return name in NAMESAKES or (isinstance(make(name), GridWorld) and name not in CHECKED_GRIDS)
+    return name in (*NAMESAKES, *LARGE) or (isinstance(make(name), GridWorld) and name not in CHECKED_GRIDS)
 
 
 @pytest.mark.parametrize(

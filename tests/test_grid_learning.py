@@ -66,7 +66,7 @@ def apples_per_episode(lr: float) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_in_ci_ippo_learns_to_gather_apples_while_there_are_enough():
+def test_ippo_learns_to_gather_apples_while_there_are_enough():
     # In 100 steps seven agents cannot yet ruin the field, so that gathering more is better.
     returns, idle = apples_per_episode(1e-3), apples_per_episode(0.0)
     assert np.all(np.abs(idle - idle.mean()) < 1), "without a learning rate nothing changes"

@@ -630,7 +630,7 @@ def test_the_defaults_play_the_prisoners_dilemma_alike_in_ten_seeds(view):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["individual", "team"])
-def test_in_ci_public_goods_are_not_provided_by_individuals_and_are_by_a_team(view):
+def test_public_goods_are_not_provided_by_individuals_and_are_by_a_team(view):
     # The team's reward of one's own gift is 1 among four others' noise: short credit and little entropy help.
     config = NET.replace(reward_view=view, num_envs=32, gae_lambda=0.8, entropy_coefficient=0.001)
     given = final_logs("public_goods", config, seeds=10, steps=64_000)["metrics"]["cooperation"]

@@ -522,6 +522,7 @@ def test_a_seed_fixes_everything_and_another_changes_it(fit, chunks):
     assert not np.allclose(kernels[0], kernels[1])
 
 
+@pytest.mark.slow
 def test_a_lane_of_several_seeds_is_that_seed_alone(chunks):
     *_, alone = Fit(PAIR, RUN, (4,), STEPS, chunks=3)
     one, lane = row(alone.state.learner, 0), row(chunks[-1].state.learner, 1)
@@ -623,6 +624,7 @@ def descend() -> Any:
     return jax.jit(run)
 
 
+@pytest.mark.slow
 def test_the_slow_copy_is_the_network_after_every_so_many_gradient_steps(descend):
     states = descend(QMIX(hidden_sizes=(8,), target_every=2, lr=0.01))
     for step, source in ((2, 2), (3, 2), (4, 4), (5, 4)):
@@ -891,7 +893,7 @@ def test_ppo_finds_the_best_pairs_where_nothing_is_punished():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "wanted"), [(IQL, 0.0), (QMIX, 1.0)])
-def test_in_ci_public_goods_are_provided_by_a_team_and_not_by_individuals(kind, wanted):
+def test_public_goods_are_provided_by_a_team_and_not_by_individuals(kind, wanted):
     # A short memory: in what was replayed from days of more exploration, giving goes with others' giving.
     config = kind(gamma=0.9, epsilon_steps=15e3, buffer_size=400, hidden_sizes=(64,))
     fit = Fit(make("public_goods"), config, range(5), 30_000, chunks=1)
