@@ -226,7 +226,7 @@ class OpponentShaping:
         return self.acting(state.policy)(*args)
 
     def export(self, state: LOLAState) -> NetworkPolicy:
-        return NetworkPolicy.of(self.spec, self.actor, with_last_logit(state.policy))
+        return NetworkPolicy.of(self.spec, self.actor, with_last_logit(state.policy, len(self.config.hidden_sizes)))
 
     # ------------------------------------------------------------------ what play was worth
     def values(self, critic: PyTree, memory: PyTree, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, PyTree]:
@@ -404,10 +404,9 @@ class OpponentShaping:
         )
 
 
-def with_last_logit(policies: PyTree) -> PyTree:
-    """Policies [S, ...] whose heads give the last action's logit too, which is 0."""
-    layers = dict(policies["params"])
-    head = max((name for name in layers if name.startswith("Dense_")), key=lambda name: int(name[6:]))
+def with_last_logit(policies: PyTree, num_hidden: int) -> PyTree:
+    """Policies [S, ...] of `num_hidden` layers whose heads give the last action's logit too, which is 0."""
+    layers, head = dict(policies["params"]), f"Dense_{num_hidden}"
     layers[head] = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[..., :1])], -1), layers[head])
     return {"params": layers}
 

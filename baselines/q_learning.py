@@ -33,7 +33,7 @@ from marl_suite.algorithm import ActResult, Configuration, EnvSpec, Learner, Met
 from marl_suite.envs.environment import PyTree, at_least, at_most, one_of
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.spaces import Discrete
-from marl_suite.policies import TablePolicy
+from marl_suite.policies import TablePolicy, state_numbers
 
 INITIAL = ("auto", "random_rivals", "constant")
 
@@ -96,8 +96,8 @@ class Tables:
         return space.n if isinstance(space, Discrete) else space.shape[0]
 
     def states(self, observation: jax.Array) -> jax.Array:
-        """int32 [...] of observations: indices as they are, or one-hot [..., S]."""
-        return observation if isinstance(self.spec.observation_space, Discrete) else observation.argmax(-1)
+        """int32 [...] of observations."""
+        return state_numbers(self.spec.observation_space, observation)
 
     def init(self, key: jax.Array) -> QLearningState:
         del key

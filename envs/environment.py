@@ -57,6 +57,16 @@ def random_player(env: "Environment", params: PyTree = None) -> Player:
     return lambda observation, key: space.sample(key)
 
 
+def in_every_seat(player: Player, num_agents: int) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """(observation [E, N, ...], key) -> actions [E, N, ...]: `player` plays all seats, with a key for each."""
+
+    def act(observation: PyTree, key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, (jax.tree.leaves(observation)[0].shape[0], num_agents))
+        return jax.vmap(jax.vmap(player))(observation, keys)
+
+    return act
+
+
 def per_episode(means: Metrics, *names: str) -> Metrics:
     """`means` with the metrics `names` per episode instead of per step, for `Environment.derived_metrics`.
 

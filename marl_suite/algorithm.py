@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 from flax import struct
 
-from marl_suite.envs.environment import Environment, PyTree
+from marl_suite.envs.environment import Environment, PyTree, in_every_seat
 from marl_suite.envs.errors import InputError
 from marl_suite.envs.spaces import Space
 
@@ -214,10 +214,10 @@ class Configuration(struct.PyTreeNode):
 def with_agent_axis(act: Callable, num_agents: int) -> Act:
     """An act function for all agents from a player of one: (observation, key) -> action."""
 
+    seated = in_every_seat(act, num_agents)
+
     def act_all(memory: PyTree, observation: PyTree, key: jax.Array, mask: jax.Array | None = None) -> ActResult:
         del mask
-        num_envs = jax.tree.leaves(observation)[0].shape[0]
-        keys = jax.random.split(key, (num_envs, num_agents))
-        return jax.vmap(jax.vmap(act))(observation, keys), memory, ()
+        return seated(observation, key), memory, ()
 
     return act_all

@@ -31,6 +31,11 @@ def choose(space: Space, outputs: jax.Array, key: jax.Array, mask: jax.Array | N
     return distribution.mode() if greedy else distribution.sample(seed=key)
 
 
+def state_numbers(space: Space, observation: jax.Array) -> jax.Array:
+    """int32 [...] of observations of a table's states: `Discrete` ones as they are, or one-hot [..., S]."""
+    return observation if isinstance(space, Discrete) else observation.argmax(-1)
+
+
 class NetworkPolicy(struct.PyTreeNode):
     """A network for each agent, or one that they share, whose outputs describe distributions over actions."""
 
@@ -99,8 +104,7 @@ class TablePolicy(struct.PyTreeNode):
         return ()
 
     def act(self, memory: PyTree, observation: PyTree, key: jax.Array, mask=None, greedy: bool = False) -> ActResult:
-        states = observation if isinstance(self.observation_space, Discrete) else observation.argmax(-1)
-        outputs = self.tables[np.arange(self.tables.shape[0]), states]
+        outputs = self.tables[np.arange(self.tables.shape[0]), state_numbers(self.observation_space, observation)]
         return choose(self.action_space, outputs, key, mask, greedy or self.always_greedy), memory, ()
 
 
@@ -130,9 +134,8 @@ class TeamPolicy(struct.PyTreeNode):
         return tuple(part.memory(num_envs) for part in self.parts)
 
     def act(self, memory: PyTree, observation: PyTree, key: jax.Array, mask=None, greedy: bool = False) -> ActResult:
-        return joint([partial(part.act, greedy=greedy) for part in self.parts], self.slots)(
-            memory, observation, key, mask
-        )
+        acts = [partial(part.act, greedy=greedy) for part in self.parts]
+        return joint(acts, self.slots)(memory, observation, key, mask)
 
 
 def joint(acts: Sequence[Act], slots: Sequence[Sequence[int]]) -> Act:

@@ -60,13 +60,18 @@ class Stored(NamedTuple):
         """[S] the seeds of the runs."""
         return self.facts["seeds"]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The game's static settings, as `make` takes them beside its name."""
+        return {key: value for key, value in self.facts["env"].items() if key != "name"}
+
     def game(self) -> tuple[Environment, PyTree]:
         """The game that the policies were trained in, and its parameters.
 
         Raises:
             InputError: when its rules have changed since, or there is no such game here.
         """
-        game = _game(self.facts)
+        game = make(self.facts["environment"], **self.settings)
         if game.version != (version := self.facts["version"]):
             where = self.path or "the policy"
             raise InputError(f"{where} was made with version {version} of {game.name}, this is {game.version}")
@@ -78,7 +83,8 @@ class Stored(NamedTuple):
             raise InputError(
                 f"{self.path or 'these runs'} had the seeds {', '.join(map(str, self.seeds))}, got {seed!r}"
             )
-        return Policy(self, self.seeds[0] if seed is None else seed)
+        index = 0 if seed is None else self.seeds.index(seed)
+        return Policy(self, self.seeds[index], jax.tree.map(lambda x: x[index], self.policies))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Policy:
 
     stored: Stored
     seed: int
+    plays: PyTree  # what acts: one of `marl_suite.policies`, a pytree
 
     @property
     def environment(self) -> str:
@@ -107,12 +114,6 @@ class Policy:
     def action_space(self) -> Space:
         """Of one agent's action."""
         return described(self.stored.facts["action_space"])
-
-    @property
-    def plays(self) -> PyTree:
-        """What acts: one of `marl_suite.policies`, a pytree."""
-        index = self.stored.seeds.index(self.seed)
-        return jax.tree.map(lambda x: x[index], self.stored.policies)
 
     def game(self) -> tuple[Environment, PyTree]:
         """The game it was trained in, and its parameters; raises `InputError` when its rules have changed since."""
@@ -160,7 +161,7 @@ def find(path: Path, environment: str | None = None) -> Path:
         InputError: when there is none, or more than one.
     """
     found = files(path)
-    fitting = [file for file in found if environment in (None, facts(file)["environment"])]
+    fitting = [file for file in found if environment is None or facts(file)["environment"] == environment]
     if len(fitting) == 1:
         return fitting[0]
     what = f"policies of {environment}" if environment else "policies"
@@ -232,7 +233,7 @@ def facts(path: Path) -> dict[str, Any]:
     Raises:
         InputError: when it is not one, or of another format.
     """
-    return _open(path)[0]
+    return _open(path, only="policy")[0]
 
 
 def read(path: Path) -> Stored:
@@ -243,7 +244,7 @@ def read(path: Path) -> Stored:
     """
     facts, arrays = _open(path)
     try:
-        policies = _policy(facts["policy"], facts, arrays)
+        policies = _policy(facts["policy"], Stored(facts, (), path), arrays)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -251,10 +252,11 @@ def read(path: Path) -> Stored:
     return Stored(facts, policies, path)
 
 
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _open(path: Path, only: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON part and the arrays; of all entries `only` this one is read, if it is given."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files if only in ("", name)}
         facts = json.loads(str(arrays.pop("policy")))
     except OSError as error:
         raise InputError(f"cannot read the policy {str(path)!r}: {error.strerror or error}") from None
@@ -266,13 +268,14 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return facts, arrays
 
 
-def _policy(words: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PyTree:
+def _policy(words: Mapping[str, Any], stored: Stored, arrays: Mapping[str, np.ndarray]) -> PyTree:
     """The policy that `words` describe."""
+    facts = stored.facts
     if words["kind"] == "team":
-        parts = tuple(_policy(part, facts, arrays) for part in words["parts"])
+        parts = tuple(_policy(part, stored, arrays) for part in words["parts"])
         return TeamPolicy(parts, tuple(map(tuple, words["slots"])))
     if words["kind"] == "scripted":
-        game = _game(facts)
+        game = make(facts["environment"], **stored.settings)
         name = getattr(game, words["player"]) if words["player"] in ROLES else words["player"]
         return ScriptedPolicy(words["player"], game.players[name], words["num_agents"])
     spaces = {name: described(facts[name]) for name in ("observation_space", "action_space")}
@@ -286,12 +289,8 @@ def _policy(words: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[
         k: tuple(v) if isinstance(v, list) else v for k, v in words.items() if k not in ("kind", "arrays")
     }
     policy = NetworkPolicy(unflatten_dict(own, sep="/"), **spaces, **given)
-    _check_shapes(policy, len(facts["seeds"]))
+    _check_shapes(policy, len(stored.seeds))
     return policy
-
-
-def _game(facts: Mapping[str, Any]) -> Environment:
-    return make(facts["environment"], **{key: value for key, value in facts["env"].items() if key != "name"})
 
 
 def _check_shapes(policy: NetworkPolicy, num_seeds: int) -> None:

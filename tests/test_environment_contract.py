@@ -76,8 +76,10 @@ CHECKED_GRIDS = ("prisoners_dilemma_in_the_matrix_arena",)
 seconds each to compile and to run op by op, are checked on request (`-m slow`)."""
 
 
-NAMESAKES = ("pasture", "pollution", "stag_hunt", "chicken", "bach_stravinsky", "matching_pennies", "penalty")
-NAMESAKES += ("appropriation", "coin_game_two_coins", "split_no_press")
+NAMESAKES = (
+    *("pasture", "pollution", "stag_hunt", "chicken", "bach_stravinsky", "matching_pennies", "penalty"),
+    *("appropriation", "coin_game_two_coins", "split_no_press"),
+)
 """Games that are another one under another name, with other payoffs, or with less to it."""
 LARGE = ("beach", "donor_game", "congestion")
 """Games of many agents, whose own tests replay them step by step."""

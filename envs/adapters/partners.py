@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_suite.envs.environment import Environment, Player, PyTree
+from marl_suite.envs.environment import Environment, Player, PyTree, in_every_seat
 from marl_suite.envs.errors import InputError, unknown_name
 
 
@@ -42,8 +42,7 @@ class Scripted:
     def act(self, memory: PyTree, observation: PyTree, key: jax.Array, mask: jax.Array | None, /) -> tuple:
         """In one environment agent i draws from `split(key, N)[i]`."""
         del mask
-        keys = jax.random.split(key, (len(jax.tree.leaves(observation)[0]), self.num_agents))
-        return jax.vmap(jax.vmap(self.player))(observation, keys), memory
+        return in_every_seat(self.player, self.num_agents)(observation, key), memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -104,11 +104,12 @@ def choose(
         raise unknown_name(f"scripted player of {environment}, and no results folder:", missing[0], game.players)
     stored = {name: read(find(path, environment)) for name, path in paths.items()}
     for first in list(stored.values())[:1]:
-        game = make(environment, **{**{k: v for k, v in first.facts["env"].items() if k != "name"}, **env})
+        game = make(environment, **{**first.settings, **env})
         params = {**first.facts["params"], **params}
     for name, policies in stored.items():
+        values = policies.game()[0].static_values()
         for key, asked in game.static_values().items():
-            if (trained := policies.game()[0].static_values()[key]) != asked:
+            if (trained := values[key]) != asked:
                 raise InputError(f"{name} was trained in {environment} with {key}={trained!r}, not {key}={asked!r}")
     labels = {name: name for name in names}
     for name, policies in stored.items():  # by its path where its label says too little
